@@ -1,0 +1,2 @@
+{%- import_yaml 'site.yaml' as site %}
+site: {{ site | tojson }}

@@ -1,0 +1,1 @@
+"""Hosts with systemd on one machine, and the build environment on them."""

@@ -1,0 +1,3 @@
+from goose.lab.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,163 @@
+"""The command `scripts/lab`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Optional
+
+from goose.lab import client, lab, record
+from goose.lab.run import LabError, Progress
+
+
+def main(argv: Optional[Sequence[str]] = None) -> int:
+    """Run the command line ``argv``; return the exit status."""
+    arguments = _parser().parse_args(argv)
+    try:
+        record.check_name(arguments.name)
+        status: int = arguments.command(arguments)
+        return status
+    except LabError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return error.status
+    except KeyboardInterrupt:
+        print("lab: interrupted; run the same command again to go on.", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="lab", description=__doc__)
+    parser.add_argument("--name", default="goose", help="which lab, where there are several (default: goose)")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    up = commands.add_parser("up", help="from nothing to a working build environment; safe to run again")
+    up.add_argument("--profile", choices=sorted(lab.settings()["profiles"]), help="default: full")
+    up.set_defaults(command=_up)
+
+    status = commands.add_parser("status", help="hosts, roles, units, health")
+    status.add_argument("--json", action="store_true")
+    status.set_defaults(command=_status)
+
+    apply = commands.add_parser("apply", help="highstate; non-zero where anything failed")
+    apply.add_argument("hosts", nargs="*", metavar="HOST")
+    apply.add_argument("--test", action="store_true", help="say what would change, change nothing")
+    apply.add_argument("--json", action="store_true")
+    apply.set_defaults(command=_apply)
+
+    execute = commands.add_parser("exec", help="run a command on a host, its exit status passed on")
+    execute.add_argument("host", metavar="HOST")
+    execute.add_argument("words", nargs=argparse.REMAINDER, metavar="-- CMD …")
+    execute.set_defaults(command=_exec)
+
+    for_client = commands.add_parser("client", help="write a koji client configuration for kojiadmin")
+    for_client.add_argument("directory", type=Path, metavar="DIR")
+    for_client.set_defaults(command=_client)
+
+    down = commands.add_parser("down", help="shut the hosts down; `up` boots them again")
+    down.set_defaults(command=_down)
+
+    destroy = commands.add_parser("destroy", help="remove all that the lab made, network included")
+    destroy.set_defaults(command=_destroy)
+    return parser
+
+
+def _existing(arguments: argparse.Namespace) -> lab.Lab:
+    return lab.Lab(record.existing(arguments.name), Progress())
+
+
+def _up(arguments: argparse.Namespace) -> int:
+    progress = Progress()
+    found = record.load(arguments.name)
+    profile = arguments.profile or (found.profile if found else "full")
+    lab.prepare(progress)
+    with record.locked(arguments.name):
+        this = lab.create(arguments.name, profile, progress)
+        this.boot()
+        this.converge()
+        this.fetch_ca()
+        _print_table(this)
+    progress("the lab is up")
+    return 0
+
+
+def _status(arguments: argparse.Namespace) -> int:
+    this = _existing(arguments)
+    status = this.status()
+    if arguments.json:
+        print(json.dumps(status))
+    else:
+        _print_table(this, status)
+    return 0 if all(host["healthy"] for host in status["hosts"].values()) else 1
+
+
+def _apply(arguments: argparse.Namespace) -> int:
+    this = _existing(arguments)
+    hosts = [this.host(name) for name in arguments.hosts] or this.hosts
+    with record.locked(arguments.name):
+        outcomes = this.apply(hosts, test=arguments.test)
+    if arguments.json:
+        print(json.dumps({"hosts": {name: outcome.as_dict() for name, outcome in outcomes.items()}}))
+    else:
+        for name, outcome in outcomes.items():
+            for change in outcome.changes:
+                print(f"{name}: {change}")
+    return 5 if any(outcome.failed for outcome in outcomes.values()) else 0
+
+
+def _exec(arguments: argparse.Namespace) -> int:
+    host = _existing(arguments).host(arguments.host)
+    words = arguments.words[1:] if arguments.words[:1] == ["--"] else arguments.words
+    if not words:
+        raise LabError(f"No command was given: scripts/lab exec {host.name} -- CMD …", 2)
+    if host.leader() is None:
+        raise LabError(f"{host.fqdn} is off: `scripts/lab --name {arguments.name} up` boots it.")
+    command = [*host.enter(), *words]
+    sys.stdout.flush()
+    os.execvp(command[0], command)
+
+
+def _client(arguments: argparse.Namespace) -> int:
+    client.write(_existing(arguments), arguments.directory)
+    print(f"koji --config={arguments.directory.resolve()}/config hello", file=sys.stderr)
+    return 0
+
+
+def _down(arguments: argparse.Namespace) -> int:
+    this = _existing(arguments)
+    with record.locked(arguments.name):
+        this.stop()
+    return 0
+
+
+def _destroy(arguments: argparse.Namespace) -> int:
+    found = record.load(arguments.name)
+    if found is None:
+        print(f"There is no lab {arguments.name!r} on this machine: nothing to do.", file=sys.stderr)
+        return 0
+    with record.locked(arguments.name):
+        lab.Lab(found, Progress()).destroy()
+    return 0
+
+
+def _print_table(this: lab.Lab, status: Optional[dict[str, Any]] = None) -> None:
+    status = status or this.status()
+    rows = [("host", "address", "health", "roles")]
+    for name, host in status["hosts"].items():
+        health = "ok" if host["healthy"] else ("failed: " + " ".join(host["failed_units"]) if host["failed_units"] else "off")
+        rows.append((f"{name}.{this.record.domain}", host["address"], health, " ".join(host["roles"])))
+    widths = [max(len(row[column]) for row in rows) for column in range(3)]
+    for row in rows:
+        print("  ".join([*(cell.ljust(width) for cell, width in zip(row, widths)), row[3]]))
+    print()
+    for service, url in status["services"].items():
+        print(f"{service:12} {url}")
+    print(f"{'CA':12} {status['ca']}")
+    name = "" if this.record.name == "goose" else f" --name {this.record.name}"
+    print(f"""
+Log in to a host     scripts/lab{name} exec {this.hosts[0].name} -- bash
+A koji client        scripts/lab{name} client ~/.koji-lab && koji --config ~/.koji-lab/config hello
+Apply the states     scripts/lab{name} apply""")

@@ -1,0 +1,150 @@
+"""Highstates: run them, and read from Salt what really happened."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Optional
+
+from goose.lab.host import Host
+from goose.lab.run import LabError, Progress, wait_for
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an apply did to one host."""
+
+    succeeded: int = 0
+    changed: int = 0
+    failed: int = 0
+    seconds: float = 0.0
+    failures: tuple[str, ...] = ()
+    changes: tuple[str, ...] = field(default=())
+
+    def as_dict(self) -> dict[str, Any]:
+        """The counts that `scripts/lab apply --json` prints."""
+        return {
+            "succeeded": self.succeeded,
+            "changed": self.changed,
+            "failed": self.failed,
+            "seconds": round(self.seconds, 1),
+        }
+
+
+def read(returned: Any, seconds: float, test: bool) -> Outcome:
+    """Read what a host returned for a `state.apply`.
+
+    A list or a string in place of the states is an error of compilation. A state has failed
+    where its result is false; it has changed, or with ``test`` would change, where it names
+    changes or (``test``) its result is none.
+    """
+    if not isinstance(returned, dict):
+        lines = returned if isinstance(returned, list) else [str(returned)]
+        return Outcome(failed=1, seconds=seconds, failures=tuple(str(line) for line in lines))
+    failures, changes = [], []
+    succeeded = 0
+    for key, state in sorted(returned.items(), key=lambda item: item[1].get("__run_num__", 0)):
+        label = state.get("__id__", key)
+        if state["result"] is False:
+            failures.append(f"{label} ({state.get('name')}): {state['comment']}")
+            continue
+        if state.get("changes") or (test and state["result"] is None):
+            changes.append(f"{label} ({state.get('name')}): {state['comment']}")
+        succeeded += 1
+    return Outcome(succeeded, len(changes), len(failures), seconds, tuple(failures), tuple(changes))
+
+
+def apply(
+    hosts: Sequence[Host],
+    master: Optional[Host],
+    progress: Progress,
+    *,
+    test: bool = False,
+    states: str = "",
+) -> dict[str, Outcome]:
+    """Apply ``states`` (a highstate where empty) to ``hosts`` side by side.
+
+    Returns the outcome of each by its short name; a host that does not answer has failed.
+    """
+    arguments = ["state.apply", *([states] if states else []), "queue=True", *(["test=True"] if test else [])]
+    outcomes: dict[str, Outcome] = {}
+    by_id = {host.fqdn: host for host in hosts}
+
+    def note(fqdn: str, returned: Any, seconds: float) -> None:
+        outcome = read(returned, seconds, test)
+        outcomes[by_id[fqdn].name] = outcome
+        verb = "would change" if test else "changed"
+        progress(
+            f"{by_id[fqdn].name}: {outcome.succeeded} succeeded, {outcome.changed} {verb},"
+            f" {outcome.failed} failed, {seconds:.1f} s"
+        )
+        for failure in outcome.failures:
+            progress(f"{by_id[fqdn].name}: FAILED {failure}")
+
+    start = time.monotonic()
+    if master is None:
+        for host in hosts:
+            done = host.run(["salt-call", "--local", "--out=json", "--out-indent=-1", *arguments], check=False)
+            note(host.fqdn, _local(done), time.monotonic() - start)
+    else:
+        running = [fqdn for fqdn, host in by_id.items() if host.leader() is not None]
+        _wait_for_minions(master, running, progress)
+        salt = ["salt", "--out=json", "--out-indent=-1", "--timeout=15", "-L", ",".join(running)]
+        for fqdn, returned in _stream(master, [*salt, *arguments]):
+            if fqdn in by_id:
+                note(fqdn, returned, time.monotonic() - start)
+    for fqdn, host in by_id.items():
+        if host.name not in outcomes:
+            note(fqdn, f"{fqdn} did not return: is it running (`scripts/lab status`)?", time.monotonic() - start)
+    return outcomes
+
+
+def local(host: Host, states: Sequence[str]) -> Outcome:
+    """Apply ``states`` by a masterless `salt-call` on ``host`` itself."""
+    start = time.monotonic()
+    # Unlike a highstate, a list of states does not bring the tree's own modules.
+    host.run(["salt-call", "--local", "saltutil.sync_all"], what=f"Bringing the tree's modules to {host.fqdn}")
+    command = ["salt-call", "--local", "--out=json", "--out-indent=-1", "state.apply", ",".join(states)]
+    return read(_local(host.run(command, check=False)), time.monotonic() - start, False)
+
+
+def _local(done: subprocess.CompletedProcess[str]) -> Any:
+    try:
+        return json.loads(done.stdout)["local"]
+    except (ValueError, KeyError):
+        return f"salt-call did not say what it did:\n{done.stdout}\n{done.stderr}".strip()
+
+
+def _stream(master: Host, command: Sequence[str]) -> Iterator[tuple[str, Any]]:
+    """Each host's id and return as it comes in. Without `--static`, which hides failures."""
+    with subprocess.Popen(
+        [*master.enter(), *command], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            try:
+                yield from json.loads(line).items()
+            except (ValueError, AttributeError):
+                # A line for people ("No minions matched …"): such a host is missed below.
+                continue
+
+
+def _wait_for_minions(master: Host, ids: list[str], progress: Progress) -> None:
+    """Wait until every host answers its master, which just after a boot takes some seconds."""
+    missing: list[str] = []
+
+    def all_answer() -> bool:
+        ping = ["salt", "--out=json", "--out-indent=-1", "--timeout=2", "-L", ",".join(ids), "test.ping"]
+        answers = {fqdn for fqdn, answer in _stream(master, ping) if answer is True}
+        missing[:] = [fqdn for fqdn in ids if fqdn not in answers]
+        return not missing
+
+    try:
+        wait_for(all_answer, what="every minion to answer", seconds=45)
+    except LabError:
+        progress(f"no answer from {', '.join(missing)}: going on with the others")
+
+

@@ -1,0 +1,181 @@
+"""One host of a lab: an overlay on the base, booted with its own systemd by systemd-nspawn."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Optional
+
+from goose.lab.base import remove_tree
+from goose.lab.record import Record
+from goose.lab.run import LabError, run, wait_for
+
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+@dataclass(frozen=True)
+class Host:
+    """A host of the lab ``record``; its state is read from the machine each time."""
+
+    record: Record
+    name: str
+    address: str
+    roles: tuple[str, ...]
+
+    @property
+    def fqdn(self) -> str:
+        """Full name, which is the minion id too."""
+        return f"{self.name}.{self.record.domain}"
+
+    @property
+    def machine(self) -> str:
+        """The name that systemd-nspawn knows the host by."""
+        return f"{self.record.name}-{self.name}"
+
+    @property
+    def directory(self) -> Path:
+        """Where the host's layers lie."""
+        return self.record.root / "hosts" / self.name
+
+    @property
+    def root(self) -> Path:
+        """The host's file system, while it is mounted."""
+        return self.directory / "root"
+
+    def leader(self) -> Optional[int]:
+        """The process on this machine that is the host's PID 1, or nothing where the host is off."""
+        supervisor = self._supervisor()
+        if supervisor is None:
+            return None
+        children = Path(f"/proc/{supervisor}/task/{supervisor}/children")
+        try:
+            return next((int(child) for child in children.read_text().split()), None)
+        except OSError:
+            return None
+
+    def _supervisor(self) -> Optional[int]:
+        try:
+            pid = int((self.directory / "pid").read_text())
+            words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        except (OSError, ValueError):
+            return None
+        # Numbers are used again: this one must still be this host's.
+        return pid if f"--machine={self.machine}" in words else None
+
+    def mount(self, base: Path) -> None:
+        """Mount the host's file system: its own layer over ``base``."""
+        if os.path.ismount(self.root):
+            return
+        # An earlier mount that was not ended leaves this mark, and the kernel then refuses.
+        shutil.rmtree(self.directory / "work", ignore_errors=True)
+        for part in ("upper", "work", "root"):
+            (self.directory / part).mkdir(parents=True, exist_ok=True)
+        options = f"lowerdir={base},upperdir={self.directory}/upper,workdir={self.directory}/work"
+        mount = ["mount", "-t", "overlay", f"lab-{self.machine}", str(self.root), "-o"]
+        # volatile: no wait for the disk. A lab is made again, not repaired.
+        if run([*mount, f"{options},volatile"], what="mount", check=False).returncode != 0:
+            run([*mount, options], what=f"Mounting the file system of {self.fqdn}")
+
+    def boot(self, binds: Sequence[str]) -> None:
+        """Start the host where it is off, and return at once. ``binds``: options of systemd-nspawn."""
+        if self.leader() is not None:
+            return
+        command = [
+            "systemd-nspawn",
+            "--quiet",
+            "--boot",
+            f"--directory={self.root}",
+            f"--machine={self.machine}",
+            "--register=no",
+            f"--network-bridge={self.record.bridge}",
+            "--resolv-conf=off",
+            "--timezone=off",
+            "--link-journal=no",
+            "--console=read-only",
+            *binds,
+        ]
+        # Outside systemd there is no unit to make the host's cgroup in.
+        if Path("/proc/1/comm").read_text().strip() != "systemd":
+            command.append("--keep-unit")
+        with (self.directory / "console.log").open("wb") as console:
+            process = subprocess.Popen(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                env={"PATH": _PATH},
+            )
+        (self.directory / "pid").write_text(f"{process.pid}\n")
+
+    def wait_until_up(self, seconds: float = 90) -> None:
+        """Return once the host's systemd has started everything; `LabError` with its console else."""
+
+        def up() -> bool:
+            if self._supervisor() is None:
+                console = (self.directory / "console.log").read_text(errors="replace").strip()
+                raise LabError(f"{self.fqdn} does not boot; its console says:\n{console[-2000:]}")
+            state = self.run(["systemctl", "is-system-running"], check=False).stdout.strip()
+            return state in ("running", "degraded")
+
+        wait_for(up, what=f"{self.fqdn} to boot", seconds=seconds)
+
+    def run(
+        self,
+        command: Sequence[str],
+        *,
+        stdin: Optional[str] = None,
+        check: bool = True,
+        log: Optional[Path] = None,
+        what: Optional[str] = None,
+    ) -> subprocess.CompletedProcess[str]:
+        """Run a command as root on the host, as `run` does on the machine."""
+        prefix = self.enter()
+        what = what or f"{command[0]} on {self.fqdn}"
+        return run([*prefix, *command], what=what, stdin=stdin, check=check, log=log)
+
+    def enter(self) -> list[str]:
+        """The words before a command that make it run on the host."""
+        leader = self.leader()
+        if leader is None:
+            # Between start and PID 1, and when off: a command that fails.
+            return ["false"]
+        clean = ["env", "-i", f"PATH={_PATH}", "HOME=/root", "LANG=C.UTF-8", f"TERM={os.environ.get('TERM', 'dumb')}"]
+        return ["nsenter", "--all", f"--target={leader}", "--", *clean]
+
+    def stop(self, seconds: float = 60) -> None:
+        """Shut the host down in order; pull the plug after ``seconds``."""
+        leader = self.leader()
+        if leader is not None:
+            # systemd's signal for power-off.
+            os.kill(leader, signal.SIGRTMIN + 4)
+            try:
+                wait_for(lambda: self._supervisor() is None, what="the host to stop", seconds=seconds)
+            except LabError:
+                pass
+        self.kill()
+
+    def kill(self) -> None:
+        """Pull the plug."""
+        for pid in (self.leader(), self._supervisor()):
+            if pid is not None:
+                try:
+                    os.kill(pid, signal.SIGKILL)
+                except ProcessLookupError:
+                    pass
+        wait_for(lambda: self._supervisor() is None, what=f"{self.fqdn} to end", seconds=30)
+        try:
+            # Ours if this command started it: a dead child keeps its number until it is waited for.
+            os.waitpid(int((self.directory / "pid").read_text()), os.WNOHANG)
+        except (OSError, ValueError):
+            pass
+
+    def remove(self) -> None:
+        """Remove the host, which must be off."""
+        remove_tree(self.directory)
+

@@ -1,0 +1,226 @@
+"""A lab as a whole: bring it up, converge it, look at it, take it away."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import ssl
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Optional
+
+import yaml
+
+from goose.lab import base, converge, machine, network, record, seed
+from goose.lab.host import Host
+from goose.lab.run import LabError, Progress
+
+TREE = Path(__file__).resolve().parents[3]
+"""The repository: the state tree that the lab's hosts are made with."""
+
+# Addresses: the first host is .10, the others follow.
+_FIRST_ADDRESS = 10
+
+# What the master's host needs before any minion can be told anything.
+_FIRST_ROLES = ("salt.master", "pki.ca")
+
+
+def settings() -> dict[str, Any]:
+    """What lab.yaml says."""
+    loaded: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("lab.yaml").read_text())
+    return loaded
+
+
+@dataclass(frozen=True)
+class Lab:
+    """The lab that ``record`` tells of."""
+
+    record: record.Record
+    progress: Progress
+
+    @cached_property
+    def settings(self) -> dict[str, Any]:
+        """What lab.yaml says."""
+        return settings()
+
+    @cached_property
+    def hosts(self) -> list[Host]:
+        """All hosts, in the order of the profile."""
+        return [
+            Host(self.record, name, f"198.18.{self.record.subnet}.{_FIRST_ADDRESS + number}", tuple(roles))
+            for number, (name, roles) in enumerate(self.record.hosts.items())
+        ]
+
+    @property
+    def master(self) -> Optional[Host]:
+        """The Salt master, or nothing where the lab is masterless."""
+        return self.with_role("salt.master")
+
+    def with_role(self, role: str) -> Optional[Host]:
+        """The first host that has ``role``."""
+        return next((host for host in self.hosts if role in host.roles), None)
+
+    def need_role(self, role: str) -> Host:
+        """The first host that has ``role``; `LabError` where none has."""
+        host = self.with_role(role)
+        if host is None:
+            raise LabError(f"The profile {self.record.profile} has no host with the role {role}.", 2)
+        return host
+
+    def host(self, name: str) -> Host:
+        """The host called ``name``; `LabError` with the names that there are."""
+        for host in self.hosts:
+            if name in (host.name, host.fqdn):
+                return host
+        names = ", ".join(host.name for host in self.hosts)
+        raise LabError(f"The lab {self.record.name} has no host {name!r}: its hosts are {names}.", 2)
+
+    # Up
+
+    def boot(self) -> list[Host]:
+        """Make and boot what is not there yet, side by side; returns the hosts that were booted."""
+        root = base.make(record.directory() / "cache", self.settings, self.progress)
+        network.up(self.record, {host.fqdn: host.address for host in self.hosts})
+        seed.pillar(self.record, self.hosts, TREE, self.settings["pillar"][self.record.profile])
+        off = [host for host in self.hosts if host.leader() is None]
+        for host in off:
+            host.mount(root)
+            seed.host(host, self.master)
+        if self.master is not None:
+            seed.keys(self.hosts, self.master)
+        for host in off:
+            host.boot(seed.volumes(self.record, host, self.settings["volumes"], TREE, self.master))
+        with ThreadPoolExecutor() as pool:
+            for host, _ in zip(off, pool.map(Host.wait_until_up, off)):
+                self.progress(f"{host.fqdn} is up at {host.address}")
+        return off
+
+    def converge(self) -> None:
+        """Highstate of all hosts side by side, once the master and its CA are there."""
+        if self.master is not None:
+            self.progress(f"{self.master.name}: configuring the Salt master and the certificate authority")
+            outcome = converge.local(self.master, [role for role in _FIRST_ROLES if role in self.master.roles])
+            if outcome.failed:
+                raise LabError(f"{self.master.fqdn}: " + "\n".join(outcome.failures))
+        self.progress(f"applying the highstate to {', '.join(host.name for host in self.hosts)}")
+        outcomes = self.apply(self.hosts)
+        failed = [name for name, outcome in outcomes.items() if outcome.failed]
+        if failed:
+            raise LabError(
+                f"The highstate failed on {', '.join(failed)}: mend what the lines above name, then run `up` again."
+            )
+
+    def apply(self, hosts: list[Host], *, test: bool = False, states: str = "") -> dict[str, converge.Outcome]:
+        """Highstate, or ``states``, of ``hosts``; outcomes by short name."""
+        return converge.apply(hosts, self.master, self.progress, test=test, states=states)
+
+    # Look
+
+    def status(self) -> dict[str, Any]:
+        """The lab as `status --json` prints it."""
+        with ThreadPoolExecutor() as pool:
+            hosts = dict(zip((host.name for host in self.hosts), pool.map(_host_status, self.hosts)))
+        return {
+            "name": self.record.name,
+            "profile": self.record.profile,
+            "hosts": hosts,
+            "services": self.services(),
+            "ca": str(self.ca_path()),
+        }
+
+    def services(self) -> dict[str, str]:
+        """Service -> URL, of what this lab offers."""
+        paths = {
+            "koji-hub": ("koji.hub", "/kojihub"),
+            "koji-web": ("koji.web", "/koji"),
+            "koji-files": ("koji.hub", "/kojifiles"),
+        }
+        found = {}
+        for service, (role, path) in paths.items():
+            host = self.with_role(role)
+            if host is not None:
+                found[service] = f"https://{host.fqdn}{path}"
+        return found
+
+    def ca_path(self) -> Path:
+        """The CA's certificate, on this machine."""
+        return self.record.root / "ca.pem"
+
+    def fetch_ca(self) -> None:
+        """Bring the CA's certificate to this machine."""
+        text = self.need_role("pki.ca").run(["cat", "/etc/pki/goose-ca/ca.crt"]).stdout
+        if not self.ca_path().exists() or self.ca_path().read_text() != text:
+            self.ca_path().write_text(text)
+
+    def answers(self, url: str) -> bool:
+        """Whether a GET of ``url`` succeeds with the lab's CA."""
+        try:
+            context = ssl.create_default_context(cafile=str(self.ca_path()))
+            with urllib.request.urlopen(url, timeout=10, context=context) as response:
+                return bool(response.status == 200)
+        except (OSError, urllib.error.URLError):
+            return False
+
+    # Away
+
+    def stop(self) -> None:
+        """Shut all hosts down, side by side."""
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(Host.stop, self.hosts))
+
+    def destroy(self) -> None:
+        """Remove the lab and all that it made of this machine, the base too where no other lab needs it."""
+        for host in self.hosts:
+            host.kill()
+            host.remove()
+        network.down(self.record)
+        # The record goes last: a killed destroy is simply run again.
+        for path in self.record.root.iterdir():
+            if path.name != "record.json":
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(self.record.root)
+        if not record.all_records():
+            cache = record.directory() / "cache"
+            with base.locked(cache):
+                for tree in cache.glob("base-*"):
+                    base.remove_tree(tree)
+            shutil.rmtree(cache)
+
+
+def create(name: str, profile: str, progress: Progress) -> Lab:
+    """The lab ``name``, with its record made where there is none yet."""
+    found = record.load(name)
+    if found is None:
+        found = record.Record(name, profile, network.free_subnet(), settings()["profiles"][profile])
+        found.save()
+    elif found.profile != profile:
+        raise LabError(
+            f"The lab {name} has the profile {found.profile}: `scripts/lab --name {name} destroy` first,"
+            " or give the new one another --name.",
+            2,
+        )
+    return Lab(found, progress)
+
+
+def prepare(progress: Progress) -> None:
+    """Check and equip this machine for a lab."""
+    wanted = settings()
+    machine.require(wanted["needs"], record.directory())
+    machine.install_tools(wanted["tools"], progress)
+
+
+def _host_status(host: Host) -> dict[str, Any]:
+    failed_units: list[str] = []
+    healthy = host.leader() is not None
+    if healthy:
+        done = host.run(["systemctl", "list-units", "--failed", "--output=json"], check=False)
+        try:
+            failed_units = [unit["unit"] for unit in json.loads(done.stdout)]
+        except ValueError:
+            healthy = False
+        healthy = healthy and not failed_units
+    return {"address": host.address, "roles": list(host.roles), "healthy": healthy, "failed_units": failed_units}

@@ -1,0 +1,107 @@
+"""What a host is given before its first boot: names, network, Salt's configuration and keys."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from goose.lab.host import Host
+from goose.lab.network import mtu
+from goose.lab.record import Record
+from goose.lab.run import run
+
+_SECRET = 0o600
+
+
+def pillar(record: Record, hosts: Sequence[Host], tree: Path, profile_pillar: dict[str, Any]) -> None:
+    """Write the lab's own pillar root, which wins over the repository's."""
+    directory = record.root / "pillar"
+    (directory / "secrets").mkdir(parents=True, exist_ok=True)
+    directory.chmod(0o700)
+    entries = {host.fqdn: {"address": host.address, "roles": list(host.roles)} for host in hosts}
+    site = yaml.safe_load((tree / "pillar/site.yaml").read_text())
+    site["domain"] = record.domain
+    for name, data in (("hosts.yaml", entries), ("site.yaml", site), ("local.sls", profile_pillar)):
+        _write(directory / name, yaml.safe_dump(data, sort_keys=False))
+
+
+def host(host: Host, master: Host | None) -> None:
+    """Prepare ``host``'s own layer. Without ``master`` it is masterless."""
+    _write(host.root / "etc/hostname", f"{host.fqdn}\n")
+    network = (
+        "[Match]\nName=host0\n\n"
+        f"[Link]\nMTUBytes={mtu()}\n\n"
+        f"[Network]\nAddress={host.address}/24\nGateway={host.record.gateway}\n"
+        "LinkLocalAddressing=no\nIPv6AcceptRA=no\n"
+    )
+    _write(host.root / "etc/systemd/network/10-lab.network", network)
+    minion: dict[str, Any] = {"id": host.fqdn}
+    if master is None:
+        minion["file_client"] = "local"
+    else:
+        minion["master"] = master.address
+        # Hosts boot side by side: do not wait long for a master that comes up just now.
+        minion.update(auth_timeout=3, acceptance_wait_time=1, recon_default=200, recon_max=1000)
+    if master in (None, host):
+        # For salt-call --local; the master's own come from the state salt.master.
+        minion["file_roots"] = {"base": ["/srv/salt"]}
+        minion["pillar_roots"] = {"base": ["/srv/site-pillar", "/srv/salt/pillar"]}
+    _write(host.root / "etc/salt/minion.d/lab.conf", yaml.safe_dump(minion, sort_keys=False))
+    if master is not None:
+        wants = host.root / "etc/systemd/system/multi-user.target.wants/salt-minion.service"
+        if not wants.is_symlink():
+            wants.symlink_to("/etc/systemd/system/salt-minion.service")
+
+
+def keys(hosts: Sequence[Host], master: Host) -> None:
+    """Give the master and every minion their keys, each known to the other before they meet."""
+    master_pki = master.root / "etc/salt/pki/master"
+    (master_pki / "minions").mkdir(parents=True, exist_ok=True)
+    master_pki.chmod(0o700)
+    # Salt 3008 names the master's key after its id, and moves a master.pem there at its first start.
+    master_public = _key_pair(master_pki, master.fqdn)
+    for host in hosts:
+        minion_pki = host.root / "etc/salt/pki/minion"
+        minion_pki.mkdir(parents=True, exist_ok=True)
+        minion_pki.chmod(0o700)
+        public = _key_pair(minion_pki, "minion")
+        _write(minion_pki / "minion_master.pub", master_public)
+        _write(master_pki / "minions" / host.fqdn, public)
+
+
+def _key_pair(directory: Path, name: str) -> str:
+    private = directory / f"{name}.pem"
+    if not private.exists():
+        made = run(["openssl", "genrsa", "2048"], what="Making a Salt key").stdout
+        _write(private, made, mode=_SECRET)
+    public = run(["openssl", "rsa", "-in", str(private), "-pubout"], what="Reading a Salt key").stdout
+    _write(directory / f"{name}.pub", public)
+    return public
+
+
+def volumes(record: Record, host: Host, settings: dict[str, Any], tree: Path, master: Host | None) -> list[str]:
+    """The directories of this machine that ``host`` shares, as options of systemd-nspawn."""
+    binds = []
+    if master in (None, host):
+        binds += [f"--bind-ro={tree}:/srv/salt", f"--bind-ro={record.root}/pillar:/srv/site-pillar"]
+    local = len(record.hosts) == 1
+    for name, volume in settings.items():
+        if not local and set(volume["roles"]) & set(host.roles):
+            source = record.root / "volumes" / name
+            source.mkdir(parents=True, exist_ok=True)
+            binds.append(f"--bind={source}:{volume['path']}")
+    return binds
+
+
+def _write(path: Path, text: str, mode: int = 0o644) -> None:
+    if path.exists() and path.read_text() == text:
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    partial.touch(mode=mode)
+    partial.write_text(text)
+    partial.rename(path)
+
