@@ -44,10 +44,11 @@ pki-crl:
 
 # Into the system's store: dnf, git and browsers fetch over HTTPS.
 pki-trust-anchor:
-  file.managed:
+  goose_pki.fetched:
     - name: {{ trust.anchors }}/{{ pillar['site']['id'] }}-ca.crt
-    - source: {{ pki.dir }}/ca.crt
-    - mode: '0644'
+    - entry: pki_ca_certificate
+    - ca_host: {{ pki.ca_host }}
+    - ca_path: {{ pki.ca_dir }}/ca.crt
     - require:
       - pkg: common-packages
       - goose_pki: pki-ca-certificate
@@ -59,7 +60,7 @@ pki-trust:
     - unless: openssl verify -CAfile {{ trust.bundle }} -no-CApath -no-CAstore {{ pki.dir }}/ca.crt
     - onlyif: test -e {{ trust.anchors }}/{{ pillar['site']['id'] }}-ca.crt
     - require:
-      - file: pki-trust-anchor
+      - goose_pki: pki-trust-anchor
 
 {%- for identity in identities %}
 {%- set path = pki.dir ~ '/' ~ identity.name %}
@@ -92,6 +93,10 @@ pki-{{ identity.name }}-certificate:
     - require:
       - x509: pki-{{ identity.name }}-key
       - goose_pki: pki-ca-certificate
+{%- if pki.is_ca_host %}
+      - x509: pki-ca-own-certificate
+      - file: pki-ca-issued
+{%- endif %}
 
 {%- if identity.pem %}
 

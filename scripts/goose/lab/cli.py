@@ -53,6 +53,11 @@ def _parser() -> argparse.ArgumentParser:
     execute.add_argument("words", nargs=argparse.REMAINDER, metavar="-- CMD …")
     execute.set_defaults(command=_exec)
 
+    rebuild = commands.add_parser("rebuild", help="build source RPMs in Koji, in the order in which they need each other")
+    rebuild.add_argument("srpms", nargs="*", type=Path, metavar="SRPM", help="default: the samples")
+    rebuild.add_argument("--json", action="store_true")
+    rebuild.set_defaults(command=_rebuild)
+
     for_client = commands.add_parser("client", help="write a koji client configuration for kojiadmin")
     for_client.add_argument("directory", type=Path, metavar="DIR")
     for_client.set_defaults(command=_client)
@@ -79,9 +84,14 @@ def _up(arguments: argparse.Namespace) -> int:
         this.boot()
         this.converge()
         this.fetch_ca()
+        progress("building the first package")
+        first = this.first_package()
         _print_table(this)
-    progress("the lab is up")
-    return 0
+    for build in first["builds"]:
+        print(f"First package        {build['nvr']}, task {build['task'] or 'of an earlier run'}")
+    progress("the lab is up" if first["status"] == 0 else "the lab is up, but the first package did not build")
+    status: int = first["status"]
+    return status
 
 
 def _status(arguments: argparse.Namespace) -> int:
@@ -118,6 +128,21 @@ def _exec(arguments: argparse.Namespace) -> int:
     command = [*host.enter(), *words]
     sys.stdout.flush()
     os.execvp(command[0], command)
+
+
+def _rebuild(arguments: argparse.Namespace) -> int:
+    this = _existing(arguments)
+    for srpm in arguments.srpms:
+        if not srpm.is_file():
+            raise LabError(f"There is no file {srpm}.", 2)
+    result = this.rebuild(arguments.srpms)
+    status: int = result.pop("status")
+    if arguments.json:
+        print(json.dumps(result))
+    else:
+        for build in result["builds"]:
+            print(f"{build['nvr']}: {build.get('error') or 'complete'}")
+    return status
 
 
 def _client(arguments: argparse.Namespace) -> int:

@@ -145,7 +145,8 @@ class Host:
         if leader is None:
             # Between start and PID 1, and when off: a command that fails.
             return ["false"]
-        clean = ["env", "-i", f"PATH={_PATH}", "HOME=/root", "LANG=C.UTF-8", f"TERM={os.environ.get('TERM', 'dumb')}"]
+        clean = ["env", "-i", f"PATH={_PATH}", "HOME=/root", "LANG=C.UTF-8", "PYTHONUNBUFFERED=1"]
+        clean.append(f"TERM={os.environ.get('TERM', 'dumb')}")
         return ["nsenter", "--all", f"--target={leader}", "--", *clean]
 
     def stop(self, seconds: float = 60) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import ssl
+import subprocess
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +25,9 @@ TREE = Path(__file__).resolve().parents[3]
 
 # Addresses: the first host is .10, the others follow.
 _FIRST_ADDRESS = 10
+
+# Where the tree lies on the hosts that have it.
+_SCRIPTS = "/srv/salt/scripts"
 
 # What the master's host needs before any minion can be told anything.
 _FIRST_ROLES = ("salt.master", "pki.ca")
@@ -117,6 +121,51 @@ class Lab:
     def apply(self, hosts: list[Host], *, test: bool = False, states: str = "") -> dict[str, converge.Outcome]:
         """Highstate, or ``states``, of ``hosts``; outcomes by short name."""
         return converge.apply(hosts, self.master, self.progress, test=test, states=states)
+
+    # Build
+
+    def rebuild(self, srpms: list[Path]) -> dict[str, Any]:
+        """Build ``srpms``, or the samples where there are none, in Koji; what `rebuild --json` prints."""
+        admin = self.need_role("koji.content")
+        inbox = "/var/tmp/lab-srpms"
+        admin.run(["mkdir", "-p", inbox])
+        if srpms:
+            names = []
+            for srpm in srpms:
+                names.append(f"{inbox}/{srpm.name}")
+                shutil.copyfile(srpm, admin.root / names[-1].lstrip("/"))
+        else:
+            self.progress("making source RPMs of the samples")
+            done = admin.run([f"{_SCRIPTS}/goose_samples.py", "--out", inbox, "--json"], what="Fetching the samples")
+            names = json.loads(done.stdout)["srpms"]
+        return self._build(names)
+
+    def first_package(self) -> dict[str, Any]:
+        """Build the distribution's own release package."""
+        admin = self.need_role("koji.content")
+        site = yaml.safe_dump(self._site())
+        admin.run(["tee", "/var/tmp/lab-site.yaml"], stdin=site, what="Handing over the site's data")
+        command = [f"{_SCRIPTS}/goose_release.py", "--site", "/var/tmp/lab-site.yaml", "--out", "/var/tmp", "--json"]
+        done = admin.run(command, what="Making the release package's source RPM")
+        return self._build([json.loads(done.stdout)["srpm"]])
+
+    def _site(self) -> dict[str, Any]:
+        site: dict[str, Any] = yaml.safe_load((self.record.root / "pillar/site.yaml").read_text())
+        return site
+
+    def _build(self, paths: list[str]) -> dict[str, Any]:
+        admin = self.need_role("koji.content")
+        site = self._site()
+        target = f"{site['id']}-{site['version']}"
+        command = [f"{_SCRIPTS}/koji_rebuild.py", "--profile", site["id"], "--json", target, *paths]
+        # Its progress goes straight to the terminal.
+        done = subprocess.run([*admin.enter(), *command], stdout=subprocess.PIPE, text=True, check=False)
+        try:
+            result: dict[str, Any] = json.loads(done.stdout)
+        except ValueError as error:
+            raise LabError(f"Nothing was built: see above, and {self.services()['koji-web']}.", done.returncode) from error
+        result["status"] = done.returncode
+        return result
 
     # Look
 
