@@ -1,0 +1,48 @@
+# The command line client, with this Koji as its default.
+{%- from "koji/map.jinja" import koji with context %}
+{%- set options = {
+      'server': koji.urls.hub,
+      'weburl': koji.urls.web,
+      'topurl': koji.urls.files,
+      'topdir': koji.volume.path,
+      'authtype': 'ssl',
+      'serverca': koji.serverca,
+    } %}
+{%- if 'koji.content' in pillar.get('roles', []) %}
+{%- do options.update({'cert': koji.pki_dir ~ '/' ~ koji.administrator ~ '.pem'}) %}
+{%- endif %}
+{%- do options.update(koji.client.options) %}
+
+include:
+  - common
+  - pki
+  - koji.library
+
+koji-client-packages:
+  pkg.installed:
+    - pkgs: {{ koji.client.packages | tojson }}
+    - install_recommends: false
+    - require:
+      - sls: common
+
+koji-client-profile:
+  file.managed:
+    - name: /etc/koji.conf.d/goose.conf
+    - source: salt://koji/client/files/koji.conf.jinja
+    - template: jinja
+    - mode: '0644'
+    - makedirs: true
+    - context: {{ {'profile': pillar['site']['id'], 'options': options} | tojson }}
+    - require:
+      - koji-library-software
+
+# EPEL's points at Fedora's Koji.
+koji-client-default:
+  file.managed:
+    - name: /etc/koji.conf
+    - source: salt://koji/client/files/koji.conf.jinja
+    - template: jinja
+    - mode: '0644'
+    - context: {{ {'profile': 'koji', 'options': options} | tojson }}
+    - require:
+      - koji-library-software

@@ -1,0 +1,214 @@
+# The hub: Koji's XML-RPC server in Apache, its policy, and its part of the volume.
+{%- from "koji/map.jinja" import koji with context %}
+{%- from "koji/software.jinja" import software %}
+{%- from "common/map.jinja" import httpd with context %}
+{%- set hub = koji.hub %}
+{%- set db_dir = '/etc/koji-hub/db' %}
+
+{#- mod_ssl writes a subject as RFC 2253 does, the last part first; which of the two
+    orders a certificate has is up to the CA, and both are the same identity. -#}
+{%- set o = pillar['site']['name'] | regex_replace('([,+"\\\\<>;])', '\\\\\\1') %}
+{%- set proxy_dns = 'CN=kojiweb,O=' ~ o ~ '|O=' ~ o ~ ',CN=kojiweb' %}
+{%- set dsn = 'dbname=' ~ koji.db.name ~ ' user=' ~ koji.db.user ~ ' host=' ~ koji.db.host ~ ' port=' ~ koji.db.port
+      ~ ' connect_timeout=20 sslmode=verify-full sslrootcert=' ~ koji.serverca
+      ~ ' sslcert=' ~ db_dir ~ '/host.crt sslkey=' ~ db_dir ~ '/host.key' %}
+{%- set options = {
+      'DBConnectionString': dsn,
+      'KojiDir': koji.volume.path,
+      'KojiWebURL': koji.urls.web,
+      'ProxyDNs': proxy_dns,
+      'Plugins': hub.plugins | join(' '),
+    } %}
+{%- do options.update(hub.options) %}
+{%- for name, lines in hub.policy | dictsort if lines is not string %}
+{%- for line in lines if line is not string %}
+{{ raise("Pillar 'koji:hub:policy:" ~ name ~ "' has a line that YAML takes for a mapping (" ~ line ~ "): put it in quotes, or give the policy as a block of text (" ~ name ~ ": |).") }}
+{%- endfor %}
+{%- endfor %}
+{%- set parts = ['hub'] + (hub.plugin_parts if hub.plugins else []) %}
+{%- if hub.plugins %}
+{%- do hub.update({'packages': hub.packages + hub.plugin_packages}) %}
+{%- endif %}
+
+include:
+  - common
+  - common.httpd
+  - pki
+  - koji.library
+  - koji.selinux
+  - koji.volume
+  - koji.wsgi
+{%- if 'koji.db' in pillar.get('roles', []) %}
+  - koji.db
+{%- endif %}
+
+{{ software(koji, 'hub', parts, require_in=[{'service': 'common-httpd-service'}]) }}
+
+{%- for path in ('/etc/koji-hub', '/etc/koji-hub/hub.conf.d', '/etc/koji-hub/plugins') %}
+koji-hub-directory-{{ path | replace('/', '-') }}:
+  file.directory:
+    - name: {{ path }}
+    - user: root
+    - group: root
+    - mode: '0755'
+    - require:
+      - koji-hub-software
+{%- endfor %}
+
+koji-hub-db-directory:
+  file.directory:
+    - name: {{ db_dir }}
+    - user: root
+    - group: {{ httpd.group }}
+    - mode: '0750'
+    - require:
+      - koji-hub-directory--etc-koji-hub
+      - pkg: common-httpd-packages
+
+# The hub runs as Apache's user and shows the database the certificate of its host.
+{%- for name, state in (('host.crt', 'pki-host-certificate'), ('host.key', 'pki-host-key')) %}
+koji-hub-db-{{ name.replace('.', '-') }}:
+  koji_file.copied:
+    - name: {{ db_dir }}/{{ name }}
+    - source: {{ koji.pki_dir }}/{{ name }}
+    - user: root
+    - group: {{ httpd.group }}
+    - mode: '0640'
+    - require:
+      - file: koji-hub-db-directory
+      - x509: {{ state }}
+    - require_in:
+      - koji_db: koji-hub-schema
+    - watch_in:
+      - service: common-httpd-service
+{%- endfor %}
+
+koji-hub-config-check:
+  file.managed:
+    - name: /usr/local/sbin/koji-check-hub-conf
+    - source: salt://koji/hub/files/koji-check-hub-conf
+    - mode: '0755'
+    - require:
+      - koji-hub-software
+
+# May hold a password where a site's database wants one: never shown.
+koji-hub-config:
+  file.managed:
+    - name: /etc/koji-hub/hub.conf
+    - source: salt://koji/hub/files/hub.conf.jinja
+    - template: jinja
+    - user: root
+    - group: {{ httpd.group }}
+    - mode: '0640'
+    - show_changes: false
+    - check_cmd: /usr/local/sbin/koji-check-hub-conf
+    - context: {{ {'options': options} | tojson }}
+    - require:
+      - file: koji-hub-config-check
+      - koji-hub-directory--etc-koji-hub
+      - pkg: common-httpd-packages
+    - watch_in:
+      - service: common-httpd-service
+
+koji-hub-policy:
+  file.managed:
+    - name: /etc/koji-hub/hub.conf.d/policy.conf
+    - source: salt://koji/hub/files/policy.conf.jinja
+    - template: jinja
+    - mode: '0644'
+    - check_cmd: /usr/local/sbin/koji-check-hub-conf
+    - context: {{ {'policy': hub.policy} | tojson }}
+    - require:
+      - file: koji-hub-config-check
+      - koji-hub-directory--etc-koji-hub-hub.conf.d
+    - watch_in:
+      - service: common-httpd-service
+
+{%- for plugin, sections in hub.plugin_configs | dictsort %}
+koji-hub-plugin-{{ plugin }}:
+  file.managed:
+    - name: /etc/koji-hub/plugins/{{ plugin }}.conf
+    - source: salt://koji/files/sections.conf.jinja
+    - template: jinja
+    - user: root
+    - group: {{ httpd.group }}
+    - mode: '0640'
+    - show_changes: false
+    - context: {{ {'sections': sections} | tojson }}
+    - require:
+      - koji-hub-directory--etc-koji-hub-plugins
+    - watch_in:
+      - service: common-httpd-service
+{%- endfor %}
+
+{%- for directory in ('packages', 'repos', 'repos-dist', 'scratch', 'work') %}
+koji-hub-volume-{{ directory }}:
+  file.directory:
+    - name: {{ koji.volume.path }}/{{ directory }}
+    - user: {{ httpd.user }}
+    - group: {{ httpd.group }}
+    - mode: '0755'
+    - require:
+      - koji-volume
+      - pkg: common-httpd-packages
+    - require_in:
+      - service: common-httpd-service
+{%- endfor %}
+
+# Before Apache starts with it: a hub that is newer than its database fails late.
+koji-hub-schema:
+  koji_db.fits:
+    - name: {{ dsn }}
+    - schema: {{ hub.schema }}
+    - user: {{ httpd.user }}
+    - timeout: {{ koji.wait }}
+    - require:
+      - koji-hub-software
+      - koji-library-software
+{%- if 'koji.db' in pillar.get('roles', []) %}
+      - koji_db: koji-db-rights
+{%- endif %}
+    - require_in:
+      - service: common-httpd-service
+
+koji-hub-unit:
+  file.managed:
+    - name: /etc/systemd/system/{{ httpd.service }}.service.d/koji.conf
+    - source: salt://koji/hub/files/unit.conf.jinja
+    - template: jinja
+    - mode: '0644'
+    - makedirs: true
+    - context: {{ {'volume': koji.volume.path} | tojson }}
+    - require_in:
+      - service: common-httpd-service
+
+koji-hub-apache:
+  file.managed:
+    - name: {{ httpd.fragments }}/kojihub.conf
+    - source: salt://koji/hub/files/kojihub.conf.jinja
+    - template: jinja
+    - mode: '0644'
+    - context: {{ {'script': hub.script, 'processes': hub.processes, 'call_timeout': hub.call_timeout,
+                   'volume': koji.volume.path} | tojson }}
+    - require:
+      - pkg: koji-wsgi-packages
+      - koji_db: koji-hub-schema
+      - file: koji-hub-config
+      - file: koji-hub-policy
+    - watch_in:
+      - service: common-httpd-service
+
+koji-hub-current:
+  koji_service.current:
+    - name: {{ httpd.service }}
+    - reload: true
+    - files:
+      - /etc/koji-hub/hub.conf
+      - /etc/koji-hub/hub.conf.d/policy.conf
+      - {{ db_dir }}/host.crt
+      - {{ httpd.fragments }}/kojihub.conf
+{%- for plugin in hub.plugin_configs %}
+      - /etc/koji-hub/plugins/{{ plugin }}.conf
+{%- endfor %}
+    - require:
+      - service: common-httpd-service
