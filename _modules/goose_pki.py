@@ -48,7 +48,7 @@ def sign(name: str, csr: str) -> str:
             f"{csr if os.path.exists(csr) else 'the text given'} is no certificate request in PEM form ({error}):"
             " make one with `openssl req -new -newkey rsa:3072 -nodes -keyout NAME.key -subj /CN=NAME -out NAME.csr`."
         ) from error
-    certificate = __salt__["x509.create_certificate"](
+    return __salt__["x509.create_certificate"](
         public_key=public_key,
         signing_private_key=f"{ca_dir}/ca.key",
         signing_cert=f"{ca_dir}/ca.crt",
@@ -63,7 +63,6 @@ def sign(name: str, csr: str) -> str:
         copypath=f"{ca_dir}/issued",
         prepend_cn=False,
     )
-    return certificate
 
 
 def issued() -> list[dict[str, Any]]:

@@ -2,13 +2,20 @@
 {%- from "pki/map.jinja" import pki with context %}
 {%- set ca_dir = pki.ca_dir %}
 
+# By itself, because `makedirs` gives the parent the mode of the directory.
+pki-ca-parent:
+  file.directory:
+    - name: {{ salt['file.dirname'](ca_dir) }}
+    - mode: '0755'
+
 pki-ca-directory:
   file.directory:
     - name: {{ ca_dir }}
     - user: root
     - group: root
     - mode: '0700'
-    - makedirs: true
+    - require:
+      - file: pki-ca-parent
 
 pki-ca-issued:
   file.directory:

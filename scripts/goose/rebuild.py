@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 from goose import koji_call
 
@@ -61,7 +61,7 @@ class Built:
 
     srpm: Srpm
     nvr: str = ""
-    task: Optional[int] = None
+    task: int | None = None
     seconds: float = 0.0
     error: str = ""
     started: float = field(default=0.0, repr=False)
@@ -128,7 +128,7 @@ def _spec_text(path: Path) -> str:
     return done.stdout.decode("utf-8", "replace")
 
 
-def _output(command: Sequence[str]) -> Optional[str]:
+def _output(command: Sequence[str]) -> str | None:
     try:
         done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
     except FileNotFoundError as error:
@@ -267,7 +267,7 @@ class Rebuild:
                 self._session.packageListAdd(self.dest_tag, srpm.name, owner)
                 self._say(f"{srpm.name} was added to the package list of {self.dest_tag}")
 
-    def _existing(self, srpm: Srpm) -> Optional[Mapping[str, Any]]:
+    def _existing(self, srpm: Srpm) -> Mapping[str, Any] | None:
         """The build of this source RPM that is complete and tagged, or under way."""
         states = self._koji.BUILD_STATES
         package = self._session.getPackageID(srpm.name)
@@ -334,7 +334,8 @@ def log_in(profile: str) -> Any:
         koji: Any = importlib.import_module("koji")
         options = koji.read_config(profile)
     except ImportError as error:
-        raise RebuildError("/usr/bin/python3 has no koji client: apply koji.client on this host.", EXIT_USAGE) from error
+        sentence = "/usr/bin/python3 has no koji client: apply koji.client on this host."
+        raise RebuildError(sentence, EXIT_USAGE) from error
     except Exception as error:
         raise RebuildError(f"There is no koji profile {profile!r} ({error}): give --profile.", EXIT_USAGE) from error
     cert, serverca = (os.path.expanduser(options.get(key) or "") for key in ("cert", "serverca"))
@@ -345,7 +346,7 @@ def log_in(profile: str) -> Any:
         raise RebuildError(str(error), status) from error
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """``scripts/koji_rebuild.py``; the exit status."""
     parser = argparse.ArgumentParser(
         prog="koji_rebuild.py",

@@ -72,7 +72,6 @@ def make(cache: Path, settings: dict[str, Any], progress: Progress) -> Path:
 
 def remove_tree(tree: Path) -> None:
     """Remove a tree on this file system, and what a killed run left mounted in it."""
-    mounts = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
     points = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]
     for mount in sorted((each for each in points if each.startswith(f"{tree}/")), reverse=True):
         run(["umount", "-l", mount], what=f"Unmounting {mount}")

@@ -8,13 +8,13 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
-from goose.lab import client, lab, record
+from goose.lab import client, lab, record, testing
 from goose.lab.run import LabError, Progress
 
 
-def main(argv: Optional[Sequence[str]] = None) -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line ``argv``; return the exit status."""
     arguments = _parser().parse_args(argv)
     try:
@@ -53,10 +53,15 @@ def _parser() -> argparse.ArgumentParser:
     execute.add_argument("words", nargs=argparse.REMAINDER, metavar="-- CMD …")
     execute.set_defaults(command=_exec)
 
-    rebuild = commands.add_parser("rebuild", help="build source RPMs in Koji, in the order in which they need each other")
+    rebuild = commands.add_parser("rebuild", help="build source RPMs in Koji, in the order of their needs")
     rebuild.add_argument("srpms", nargs="*", type=Path, metavar="SRPM", help="default: the samples")
     rebuild.add_argument("--json", action="store_true")
     rebuild.set_defaults(command=_rebuild)
+
+    # pytest's options are not ours: no word after `test` is taken for one.
+    test = commands.add_parser("test", help="testinfra, each host by its roles", prefix_chars="+", add_help=False)
+    test.add_argument("words", nargs=argparse.REMAINDER, metavar="HOST … ARGUMENTS of pytest")
+    test.set_defaults(command=_test)
 
     for_client = commands.add_parser("client", help="write a koji client configuration for kojiadmin")
     for_client.add_argument("directory", type=Path, metavar="DIR")
@@ -145,9 +150,15 @@ def _rebuild(arguments: argparse.Namespace) -> int:
     return status
 
 
+def _test(arguments: argparse.Namespace) -> int:
+    return testing.run(_existing(arguments), arguments.words)
+
+
 def _client(arguments: argparse.Namespace) -> int:
     client.write(_existing(arguments), arguments.directory)
-    print(f"koji --config={arguments.directory.resolve()}/config hello", file=sys.stderr)
+    directory = arguments.directory.resolve()
+    # koji checks the hub by `serverca`, and where it downloads by the machine's own store alone.
+    print(f"export REQUESTS_CA_BUNDLE={directory}/ca.pem; koji --config={directory}/config hello", file=sys.stderr)
     return 0
 
 
@@ -168,11 +179,12 @@ def _destroy(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _print_table(this: lab.Lab, status: Optional[dict[str, Any]] = None) -> None:
+def _print_table(this: lab.Lab, status: dict[str, Any] | None = None) -> None:
     status = status or this.status()
     rows = [("host", "address", "health", "roles")]
     for name, host in status["hosts"].items():
-        health = "ok" if host["healthy"] else ("failed: " + " ".join(host["failed_units"]) if host["failed_units"] else "off")
+        failed = " ".join(host["failed_units"])
+        health = "ok" if host["healthy"] else (f"failed: {failed}" if failed else "off")
         rows.append((f"{name}.{this.record.domain}", host["address"], health, " ".join(host["roles"])))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:

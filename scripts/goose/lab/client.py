@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -48,12 +49,16 @@ def sign(lab: Lab, user: str, request: str) -> str:
     ca_host = lab.need_role("pki.ca")
     path = f"/root/{user}.csr"
     ca_host.run(["tee", path], stdin=request, what="Handing the request to the CA host")
-    command = ["salt-call", "--local", "--out=newline_values_only", "goose_pki.sign", user, path]
+    command = ["salt-call", "--local", "--out=json", "goose_pki.sign", user, path]
     done = ca_host.run(command, what=f"Signing the certificate of {user}")
     ca_host.run(["rm", "-f", path])
-    if "-----BEGIN CERTIFICATE-----" not in done.stdout:
-        raise LabError(f"The CA host did not sign the certificate of {user}:\n{done.stdout}{done.stderr}")
-    return done.stdout.strip() + "\n"
+    try:
+        answer = str(json.loads(done.stdout)["local"]).strip()
+    except (ValueError, KeyError):
+        answer = done.stdout.strip()
+    if not answer.startswith("-----BEGIN CERTIFICATE-----"):
+        raise LabError(f"The CA host did not sign the certificate of {user}:\n{answer}{done.stderr}")
+    return answer + "\n"
 
 
 def _write(path: Path, text: str, mode: int) -> None:

@@ -7,7 +7,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Optional
+from typing import Any
 
 from goose.lab.host import Host
 from goose.lab.run import LabError, Progress, wait_for
@@ -59,7 +59,7 @@ def read(returned: Any, seconds: float, test: bool) -> Outcome:
 
 def apply(
     hosts: Sequence[Host],
-    master: Optional[Host],
+    master: Host | None,
     progress: Progress,
     *,
     test: bool = False,

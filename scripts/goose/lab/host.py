@@ -9,7 +9,6 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Optional
 
 from goose.lab.base import remove_tree
 from goose.lab.record import Record
@@ -47,7 +46,7 @@ class Host:
         """The host's file system, while it is mounted."""
         return self.directory / "root"
 
-    def leader(self) -> Optional[int]:
+    def leader(self) -> int | None:
         """The process on this machine that is the host's PID 1, or nothing where the host is off."""
         supervisor = self._supervisor()
         if supervisor is None:
@@ -58,7 +57,7 @@ class Host:
         except OSError:
             return None
 
-    def _supervisor(self) -> Optional[int]:
+    def _supervisor(self) -> int | None:
         try:
             pid = int((self.directory / "pid").read_text())
             words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
@@ -129,10 +128,10 @@ class Host:
         self,
         command: Sequence[str],
         *,
-        stdin: Optional[str] = None,
+        stdin: str | None = None,
         check: bool = True,
-        log: Optional[Path] = None,
-        what: Optional[str] = None,
+        log: Path | None = None,
+        what: str | None = None,
     ) -> subprocess.CompletedProcess[str]:
         """Run a command as root on the host, as `run` does on the machine."""
         prefix = self.enter()

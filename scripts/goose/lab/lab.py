@@ -12,11 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any
 
 import yaml
 
 from goose.lab import base, converge, machine, network, record, seed
+from goose.lab.converge import Outcome
 from goose.lab.host import Host
 from goose.lab.run import LabError, Progress
 
@@ -60,11 +61,11 @@ class Lab:
         ]
 
     @property
-    def master(self) -> Optional[Host]:
+    def master(self) -> Host | None:
         """The Salt master, or nothing where the lab is masterless."""
         return self.with_role("salt.master")
 
-    def with_role(self, role: str) -> Optional[Host]:
+    def with_role(self, role: str) -> Host | None:
         """The first host that has ``role``."""
         return next((host for host in self.hosts if role in host.roles), None)
 
@@ -118,7 +119,7 @@ class Lab:
                 f"The highstate failed on {', '.join(failed)}: mend what the lines above name, then run `up` again."
             )
 
-    def apply(self, hosts: list[Host], *, test: bool = False, states: str = "") -> dict[str, converge.Outcome]:
+    def apply(self, hosts: list[Host], *, test: bool = False, states: str = "") -> dict[str, Outcome]:
         """Highstate, or ``states``, of ``hosts``; outcomes by short name."""
         return converge.apply(hosts, self.master, self.progress, test=test, states=states)
 
@@ -163,7 +164,8 @@ class Lab:
         try:
             result: dict[str, Any] = json.loads(done.stdout)
         except ValueError as error:
-            raise LabError(f"Nothing was built: see above, and {self.services()['koji-web']}.", done.returncode) from error
+            web = self.services()["koji-web"]
+            raise LabError(f"Nothing was built: see above, and {web}.", done.returncode) from error
         result["status"] = done.returncode
         return result
 

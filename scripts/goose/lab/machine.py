@@ -45,9 +45,10 @@ def require(needs: dict[str, Any], directory: Path) -> None:
 
 def _os_name() -> str:
     try:
-        return platform.freedesktop_os_release()["PRETTY_NAME"]
-    except (OSError, KeyError):
-        return platform.system()
+        named = re.search(r'^PRETTY_NAME="?([^"\n]*)', Path("/etc/os-release").read_text(), re.MULTILINE)
+    except OSError:
+        named = None
+    return named.group(1) if named else platform.system()
 
 
 def install_tools(tools: dict[str, str], progress: Progress) -> None:

@@ -7,7 +7,6 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Optional
 
 
 class LabError(Exception):
@@ -25,21 +24,17 @@ class Progress:
         self._clock = clock
         self._start = clock()
 
-    @property
-    def seconds(self) -> float:
-        """Seconds since the start."""
-        return self._clock() - self._start
-
     def __call__(self, message: str) -> None:
-        print(f"[{self.seconds:6.1f}s] {message}", file=sys.stderr, flush=True)
+        """Print ``message``."""
+        print(f"[{self._clock() - self._start:6.1f}s] {message}", file=sys.stderr, flush=True)
 
 
 def run(
     command: Sequence[str],
     *,
     what: str,
-    stdin: Optional[str] = None,
-    log: Optional[Path] = None,
+    stdin: str | None = None,
+    log: Path | None = None,
     check: bool = True,
 ) -> subprocess.CompletedProcess[str]:
     """Run ``command`` and return what it printed.

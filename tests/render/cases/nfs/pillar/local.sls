@@ -1,0 +1,4 @@
+koji:
+  volume:
+    kind: nfs
+    path: /mnt/koji

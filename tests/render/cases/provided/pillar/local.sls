@@ -1,0 +1,4 @@
+koji:
+  volume:
+    kind: provided
+    path: /mnt/koji

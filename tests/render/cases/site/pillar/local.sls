@@ -1,0 +1,38 @@
+package_repos:
+  site-mock:
+    offers: [mock]
+    apt: {Types: deb, URIs: 'https://repo.example.org/mock', Suites: ./, Signed-By: /etc/apt/keyrings/site.asc}
+    yum: {name: Site, baseurl: 'https://repo.example.org/el$releasever', gpgcheck: 1, enabled: 1}
+
+common:
+  names: dns
+
+pki:
+  revoked:
+    - serial_number: '1A:2B:3C:4D'
+      revocation_date: '2026-01-02 03:04:05'
+
+koji:
+  volume:
+    kind: provided
+    path: /srv/koji
+  db:
+    settings: {max_connections: 200}
+    hba: ['hostssl koji report 192.0.2.70/32 scram-sha-256']
+  hub:
+    plugins: [save_failed_tree, sidetag_hub]
+    plugin_configs:
+      save_failed_tree: {permissions: {allowed_methods: '*'}}
+    options:
+      SMTPHost: mail.example.org
+      DBPass: canary-database
+  web:
+    options:
+      Secret: canary-web
+  builder:
+    options:
+      allowed_scms: ['git.example.org:/*']
+      plugin: [save_failed_tree]
+      smtp_pass: canary-mail
+    plugin_configs:
+      save_failed_tree: {filters: {paths: /etc}}

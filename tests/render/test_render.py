@@ -1,0 +1,384 @@
+"""Every state for every host of every case on every platform, rendered by Salt and held to checks.py."""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import re
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+import salt.states
+import yaml
+
+import checks
+import salt_tree
+import sources
+
+ROOT = Path(__file__).resolve().parents[2]
+HERE = Path(__file__).parent
+PLATFORMS = sources.platforms(ROOT)
+CONTRACT = yaml.safe_load((HERE / "contract.yaml").read_text(encoding="utf-8"))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A site: what it is called, its pillar roots, its hosts, and what others make there."""
+
+    name: str
+    pillar_roots: tuple[Path, ...]
+    hosts: tuple[str, ...]
+    given: tuple[str, ...]
+
+
+def cases() -> Iterator[Case]:
+    """Yield the directories of cases/."""
+    for path in sorted(HERE.glob("cases/*/case.yaml")):
+        about = yaml.safe_load(path.read_text(encoding="utf-8"))
+        roots = tuple(root for root in (path.parent / "pillar", ROOT / "pillar") if root.is_dir())
+        hosts = next(root / "hosts.yaml" for root in roots if (root / "hosts.yaml").is_file())
+        names = yaml.safe_load(hosts.read_text(encoding="utf-8"))
+        yield Case(path.parent.name, roots, tuple(names), tuple(about.get("given", ())))
+
+
+CASES = list(cases())
+
+
+@dataclass(frozen=True, eq=False)
+class Rendered:
+    """A host after rendering."""
+
+    case: Case
+    host: salt_tree.Host
+    chunks: list[salt_tree.Chunk]
+    files: list[salt_tree.File]
+
+
+class Renders:
+    """Renders a host when it is first asked for, and keeps it."""
+
+    def __init__(self, directory: Path) -> None:
+        self.cache = directory
+        self._kept: dict[tuple[str, str, str], Rendered | salt_tree.RenderError] = {}
+
+    def host(self, case: Case, name: str, platform: str, **options: Any) -> salt_tree.Host:
+        """Return a host, not yet rendered."""
+        return salt_tree.Host(name, platform, ROOT, self.cache, case.pillar_roots, **options)
+
+    def __call__(self, case: Case, name: str, platform: str) -> Rendered | salt_tree.RenderError:
+        """Return the host, rendered, or why it does not render."""
+        key = (case.name, name, platform)
+        if key not in self._kept:
+            try:
+                host = self.host(case, name, platform)
+                chunks = host.highstate()
+                self._kept[key] = Rendered(case, host, chunks, list(host.files(chunks)))
+            except salt_tree.RenderError as error:
+                self._kept[key] = error
+        return self._kept[key]
+
+
+@pytest.fixture(scope="session")
+def renders(tmp_path_factory: pytest.TempPathFactory) -> Renders:
+    """The hosts of all cases."""
+    return Renders(tmp_path_factory.mktemp("salt"))
+
+
+EVERY = [
+    pytest.param(case, host, platform, id=f"{platform}-{case.name}-{host.split('.')[0]}")
+    for platform in PLATFORMS
+    for case in CASES
+    for host in case.hosts
+]
+every_platform = pytest.mark.parametrize("platform", PLATFORMS)
+# What the contract is for: nothing of it can be run here.
+enterprise = pytest.mark.parametrize("platform", [name for name in PLATFORMS if name.startswith("RedHat")])
+
+
+def hosts(renders: Renders, platform: str) -> Iterator[Rendered]:
+    """Yield the hosts of all cases on a platform; those that do not render are reported by test_renders."""
+    for case in CASES:
+        for name in case.hosts:
+            if isinstance(found := renders(case, name, platform), Rendered):
+                yield found
+
+
+def none(problems: Iterator[str]) -> None:
+    """Fail with all problems, each once."""
+    if found := list(dict.fromkeys(problems)):
+        pytest.fail("\n".join(found), pytrace=False)
+
+
+@cache
+def salt_modules() -> dict[str, list[str]]:
+    """Return Salt's state modules: the name that states use -> the modules that may bear it."""
+    found: dict[str, list[str]] = {}
+    for path in sorted(Path(salt.states.__file__).parent.glob("*.py")):
+        virtual = re.search(
+            r"^__virtualname__ = [\"'](\w+)[\"']", path.read_text(encoding="utf-8"), re.MULTILINE
+        )
+        found.setdefault(virtual.group(1) if virtual else path.stem, []).append(path.stem)
+    return found
+
+
+def finder(host: salt_tree.Host) -> Callable[[str], Callable[..., Any] | None]:
+    """Return a finder of state functions: Salt's and the tree's.
+
+    Salt's are looked up in its files, because its loader offers what this machine has programs for.
+    """
+
+    def find(name: str) -> Callable[..., Any] | None:
+        module, _, function = name.partition(".")
+        for candidate in salt_modules().get(module, []):
+            loaded = importlib.import_module(f"salt.states.{candidate}")
+            alias = {new: old for old, new in getattr(loaded, "__func_alias__", {}).items()}
+            if callable(found := getattr(loaded, alias.get(function, function), None)):
+                return found
+        # Salt's loader has no get() that loads.
+        return host.functions[name] if name in host.functions else None  # noqa: SIM401
+
+    return find
+
+
+@pytest.mark.parametrize(("case", "name", "platform"), EVERY)
+def test_renders(renders: Renders, case: Case, name: str, platform: str) -> None:
+    """Salt finds no fault in the states, their requisites included, nor in the templates."""
+    if isinstance(found := renders(case, name, platform), salt_tree.RenderError):
+        pytest.fail(str(found), pytrace=False)
+
+
+@every_platform
+def test_functions(renders: Renders, platform: str) -> None:
+    """State functions exist and take what they are given."""
+    none(fault for it in hosts(renders, platform) for fault in checks.functions(it.chunks, finder(it.host)))
+
+
+@every_platform
+def test_sources(renders: Renders, platform: str) -> None:
+    """What states take from the tree is there."""
+    none(fault for it in hosts(renders, platform) for fault in checks.sources(it.chunks, it.host.source))
+
+
+@every_platform
+def test_modes(renders: Renders, platform: str) -> None:
+    """Modes are quoted."""
+    none(fault for it in hosts(renders, platform) for fault in checks.modes(it.chunks))
+
+
+@every_platform
+def test_secret_files(renders: Renders, platform: str) -> None:
+    """Files of secrets are closed, whatever their package gave them."""
+    names, public = CONTRACT["secrets"]["files"], CONTRACT["secrets"]["public"]
+    none(fault for it in hosts(renders, platform) for fault in checks.secret_files(it.chunks, names, public))
+
+
+@every_platform
+def test_no_secret_leaks(renders: Renders, platform: str) -> None:
+    """What is secret in pillar is in closed files alone."""
+    none(
+        fault
+        for it in hosts(renders, platform)
+        for fault in checks.leaks(it.chunks, it.files, checks.canaries(it.host.pillar))
+    )
+
+
+@every_platform
+def test_texts(renders: Renders, platform: str) -> None:
+    """What is written can be read by the program that it is for."""
+    none(fault for it in hosts(renders, platform) for fault in checks.texts(it.files))
+
+
+@enterprise
+def test_package_contract(renders: Renders, platform: str) -> None:
+    """Units, directories, accounts and packages are there when a state needs them."""
+    contract = checks.Contract.read(CONTRACT, platform)
+    none(
+        f"{it.case.name}: {it.host.name}: {fault}"
+        for it in hosts(renders, platform)
+        for fault in checks.contract_faults(
+            it.chunks,
+            it.files,
+            contract,
+            offered=offered(it.host.pillar),
+            given=it.case.given,
+            before=[name for role in it.host.pillar["roles"] for name in CONTRACT["before"].get(role, [])],
+        )
+    )
+
+
+def offered(pillar: dict[str, Any]) -> set[str]:
+    """Return the packages that the site's own repositories have."""
+    return {name for repo in (pillar.get("package_repos") or {}).values() for name in repo.get("offers", [])}
+
+
+def test_debian_packages(renders: Renders) -> None:
+    """Debian has the packages that states name, by the list and by apt where the machine is one."""
+    known = set(CONTRACT["debian"])
+    named: dict[str, str] = {}
+    for it in hosts(renders, "Debian-12"):
+        repos = offered(it.host.pillar)
+        for chunk in it.chunks:
+            named.update(
+                {name: checks.where(chunk) for name in checks.packages_of(chunk) if name not in repos}
+            )
+    problems = [
+        f"{named[name]}: {name} is not in contract.yaml's list `debian`: see that apt has it, then add it."
+        for name in sorted(set(named) - known)
+    ]
+    problems += [
+        f"contract.yaml lists {name} for Debian, and no state names it."
+        for name in sorted(known - set(named))
+    ]
+    problems += [
+        f"apt has no package {name} on this Debian 12." for name in sorted(apt_lacks(known | set(named)))
+    ]
+    none(iter(problems))
+
+
+def apt_lacks(names: set[str]) -> set[str]:
+    """Return those of the packages that apt does not know; none where it cannot tell."""
+    release = Path("/etc/os-release")
+    is_debian_12 = release.is_file() and "VERSION_CODENAME=bookworm" in release.read_text(encoding="utf-8")
+    if not is_debian_12 or not shutil.which("apt-cache"):
+        return set()
+    done = subprocess.run(
+        ["apt-cache", "policy", "base-files", *sorted(names)], capture_output=True, text=True, check=True
+    )
+    there = {
+        name
+        for name, candidate in re.findall(
+            r"^(\S+):\n  Installed: .*\n  Candidate: (.*)$", done.stdout, re.MULTILINE
+        )
+        if candidate != "(none)"
+    }
+    # Without package lists apt knows what is installed and nothing else.
+    listed = any(Path("/var/lib/apt/lists").glob("*Packages*"))
+    return names - there if listed else set()
+
+
+def test_contract_is_sound() -> None:
+    """What the contract's packages require is in it, and so are its lists what they seem."""
+    problems = []
+    for name, entry in CONTRACT["packages"].items():
+        for key in set(entry) - {
+            "repo",
+            "unsure",
+            "requires",
+            "units",
+            "files",
+            "dirs",
+            "executables",
+            "users",
+            "groups",
+        }:
+            if key not in PLATFORMS:
+                problems.append(f"{name}: {key} is no key of a package.")
+        if not entry.get("repo"):
+            problems.append(f"{name} has no repo.")
+        for required in entry.get("requires", []):
+            if required not in CONTRACT["packages"]:
+                problems.append(f"{name} requires {required}, which is not in the contract.")
+    none(iter(problems))
+
+
+def test_no_orphans(renders: Renders) -> None:
+    """Every file of a service directory has a use in some case."""
+    used: set[str] = set()
+    found = [it for platform in PLATFORMS for it in hosts(renders, platform)]
+    if len(found) < len(EVERY):
+        pytest.skip("some hosts do not render, see test_renders")
+    for it in found:
+        for url in {url for chunk in it.chunks for url in checks.salt_urls(chunk)}:
+            path = it.host.source(url)
+            within = [path] if path and path.is_file() else path.rglob("*") if path else []
+            used |= {str(file.relative_to(ROOT)) for file in within}
+    used |= salt_tree.requested(renders.cache)
+    services = sources.services(ROOT)
+    naming = [path for path in sources.files(ROOT) if path.suffix in (".py", ".sls", ".yaml", ".jinja")]
+    said = "\n".join(sources.text(path) or "" for path in naming if not path.is_relative_to(ROOT / "tests"))
+    used |= checks.named_files(ROOT, services, said)
+    none(checks.orphans(ROOT, services, used))
+
+
+# What must be refused
+
+
+@pytest.mark.parametrize("platform", ["Debian-11", "RedHat-40"])
+@pytest.mark.parametrize("service", [path.name for path in sources.services(ROOT)])
+def test_unknown_platform(renders: Renders, service: str, platform: str) -> None:
+    """A platform that the project does not serve is refused by its name, whatever the state."""
+    case = next(case for case in CASES if case.name == "single")
+    states = [role for role in sources.roles(ROOT) if role.split(".")[0] == service]
+    name = case.hosts[0]
+    host = renders.host(case, name, platform)
+    for state in states:
+        if state == "koji.nfs":
+            continue
+        with pytest.raises(salt_tree.RenderError, match=rf"{re.escape(name)} runs .*\({platform}\)"):
+            host.states(state)
+
+
+def test_unknown_role(renders: Renders) -> None:
+    """A role that is none is refused, with the host, the role and the choice."""
+    case = next(case for case in CASES if case.name == "single")
+    name = case.hosts[0]
+    pillar = {**renders.host(case, name, "Debian-12").pillar, "roles": ["koji.hup"]}
+    with pytest.raises(
+        salt_tree.RenderError, match=rf"{re.escape(name)} the role 'koji.hup'.*choose from .*koji.hub"
+    ):
+        renders.host(case, name, "Debian-12", pillar=pillar).top()
+
+
+def required_keys() -> set[str]:
+    """Return the pillar keys that states demand by the macro `required`."""
+    found: set[str] = set()
+    for service in sources.services(ROOT):
+        for path in [*service.rglob("*.sls"), *service.rglob("*.jinja")]:
+            text = path.read_text(encoding="utf-8")
+            found.update(re.findall(r"\brequired\(\s*['\"]([\w:.-]+)['\"]", text))
+    return found
+
+
+def test_missing_pillar(renders: Renders) -> None:
+    """Where a value of pillar is missing, the states do without, or say in a sentence which one."""
+    case = next(case for case in CASES if case.name == "single")
+    (name,) = case.hosts
+    pillar = renders.host(case, name, "Debian-12").pillar
+    keys = set(pillar) - {"roles"}
+    keys |= {f"{top}:{key}" for top in ("site", "pki", "common", "koji") for key in pillar.get(top) or {}}
+    if isinstance(renders(case, name, "Debian-12"), salt_tree.RenderError):
+        pytest.skip(f"{name} does not render with all values, see test_renders")
+    problems = []
+    for key in sorted(keys | required_keys()):
+        try:
+            renders.host(case, name, "Debian-12", pillar=checks.without(pillar, key)).highstate()
+        except salt_tree.RenderError as error:
+            # Either the key, or the file that it stands in; never Jinja's own words.
+            told = [f"'{key}'", f"'{key}:", f"pillar/{key.split(':')[0]}."]
+            raw = [
+                line
+                for line in str(error).splitlines()
+                if "Jinja variable" in line or "Undefined" in line or not any(word in line for word in told)
+            ]
+            if raw:
+                problems.append(f"Without pillar {key}, {name} gets no sentence that names it: {raw[0]}")
+        else:
+            if key in required_keys():
+                problems.append(f"Without {key}, which a state requires, {name} renders.")
+    none(iter(problems))
+
+
+def test_checks_are_all_used() -> None:
+    """A check that no test calls would keep nothing."""
+    text = Path(__file__).read_text(encoding="utf-8")
+    for name, check in inspect.getmembers(checks, inspect.isgeneratorfunction):
+        if not name.startswith("_") and check.__module__ == "checks":
+            assert f"checks.{name}(" in text or name in ("text_faults",), (
+                f"checks.{name} is called by no test here"
+            )

@@ -1,0 +1,75 @@
+"""A builder."""
+
+import time
+
+import pytest
+
+
+@pytest.fixture
+def config(host):
+    return host.config("/etc/kojid/kojid.conf")["kojid"]
+
+
+def test_service(host):
+    """A builder that is up without kojid is an idle machine."""
+    assert host.runs("kojid")
+    assert host.starts_at_boot("kojid")
+
+
+def test_hub_hears_it(host, config):
+    """kojid may run and be refused: the hub's own record says when it last heard of this host."""
+    known = host.ask(config["server"], "getHost", host.name)
+    assert known, f"the hub knows no host {host.name}"
+
+    def heard():
+        last = host.ask(config["server"], "getLastHostUpdate", known["id"], True)
+        return last and time.time() - float(last) < 300
+
+    host.becomes(heard, f"the hub to hear of {host.name}", seconds=60)
+
+
+def test_builds_what_it_is_registered_for(host, config):
+    """A host whose architectures its machine cannot run takes tasks and fails them."""
+    machine = host.says("uname", "-m")
+    arches = host.ask(config["server"], "getHost", host.name)["arches"].split()
+    assert machine in arches or set(arches) == {"noarch"}
+
+
+def test_mock_runs_as_the_build_user(host, config):
+    """kojid starts mock as this user; where it may not, every build fails at once."""
+    host.says("mock", "--version", user=config["mockuser"])
+    for directory in (config.get("mockdir", "/var/lib/mock"), "/etc/mock/koji"):
+        host.says("test", "-w", directory, user=config["mockuser"])
+
+
+def test_build_user_is_no_more_than_that(host, config):
+    """Builds are foreign code: what runs as this user must not become root, nor be the builder to the hub."""
+    user = config["mockuser"]
+    assert not host.run("sudo", "-n", "id", user=user)
+    assert not host.reads(user, config["cert"])
+    assert not host.reads(user, f"{host.pki}/host.key")
+
+
+def test_tools(host):
+    """newRepo tasks run createrepo_c, builds install with dnf, and each imports libraries of its own."""
+    host.says("createrepo_c", "--version")
+    host.says("rpmbuild", "--version")
+    assert "rpm" in host.says("rpm", "--eval", "%{_rpmfilename}")
+
+
+def test_no_rpm_of_an_earlier_build_gets_in(host):
+    """dnf's plugin `local` offers what the host installed before, so that builds differ by builder."""
+    config = host.config("/etc/dnf/plugins/local.conf")
+    assert not config.getboolean("main", "enabled")
+
+
+def test_reads_volume_and_files(host, config):
+    """Repos are made on the volume; build roots are filled over HTTPS."""
+    assert host.run("test", "-d", f"{config['topdir']}/repos")
+    assert host.get(f"{config['topurl']}/")[0] == 200
+
+
+def test_has_room(host, config):
+    """Below `minspace` kojid takes no task and says so in its log alone."""
+    line = host.says("df", "--output=avail", "-BM", config["workdir"]).splitlines()[-1]
+    assert int(line.strip("M ")) > int(config.get("minspace", "8192"))

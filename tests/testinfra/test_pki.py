@@ -1,0 +1,92 @@
+"""The CA that every host trusts, and the host's own certificates."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+
+PKI = yaml.safe_load((Path(__file__).resolve().parents[2] / "pillar/pki.yaml").read_text())
+
+
+def identities(host):
+    """Name -> common name, of the certificates that the host's roles bring."""
+    found = [PKI["identities"][role] for role in host.roles if role in PKI["identities"]]
+    return {each["name"]: host.name if each.get("common_name") == "host" else each["name"] for each in found}
+
+
+def public_key(host, *words):
+    return host.says("openssl", *words)
+
+
+def test_system_trusts_the_ca(host):
+    """dnf, git and browsers fetch over HTTPS with the system's store: the CA must be in the bundle they read."""
+    bundle = host.settings("common")["ca_trust"]["bundle"]
+    host.says("openssl", "verify", "-CAfile", bundle, "-no-CApath", "-no-CAstore", f"{host.pki}/ca.crt")
+
+
+def test_host_certificate_is_good(host):
+    """Clients check the chain and the name; Apache checks the revocation list, and refuses all when it is old."""
+    files = ["-CAfile", f"{host.pki}/ca.crt", "-CRLfile", f"{host.pki}/crl.pem"]
+    host.says(
+        "openssl", "verify", "-no-CApath", "-no-CAstore", "-x509_strict", "-crl_check", *files,
+        "-verify_hostname", host.name, "-purpose", "sslserver", f"{host.pki}/host.crt",
+    )  # fmt: skip
+
+
+def test_certificates_name_their_service(host):
+    """Koji takes the common name for the user: a wrong one is another user, or none."""
+    assert re.fullmatch(rf"CN={re.escape(host.name)},O=.+", host.subject(f"{host.pki}/host.crt"))
+    for name, common_name in identities(host).items():
+        assert re.fullmatch(rf"CN={re.escape(common_name)},O=.+", host.subject(f"{host.pki}/{name}.pem"))
+
+
+def test_keys_belong_to_certificates(host):
+    """After a renewal that stopped half-way a service would start with a key of another certificate."""
+    for name in ["host", *identities(host)]:
+        of_key = public_key(host, "pkey", "-pubout", "-in", f"{host.pki}/{name}.key")
+        files = [f"{name}.crt"] if name == "host" else [f"{name}.crt", f"{name}.pem"]
+        for file in files:
+            assert public_key(host, "x509", "-noout", "-pubkey", "-in", f"{host.pki}/{file}") == of_key, file
+            if file.endswith(".pem"):
+                assert public_key(host, "pkey", "-pubout", "-in", f"{host.pki}/{file}") == of_key, file
+
+
+def test_certificates_cannot_sign(host):
+    """One leaf that may sign others would make anybody who holds it a CA."""
+    for name in ["host", *identities(host)]:
+        text = host.says("openssl", "x509", "-noout", "-text", "-in", f"{host.pki}/{name}.crt")
+        assert "CA:FALSE" in text and "CA:TRUE" not in text and "Certificate Sign" not in text
+
+
+def test_certificates_are_renewed(host):
+    """An apply renews them weeks before their end; one that ends within a week shows that nobody applies."""
+    for name in ["host", *identities(host)]:
+        assert host.expires_after(f"{host.pki}/{name}.crt", 7), f"{host.pki}/{name}.crt ends within a week"
+
+
+def test_keys_are_private(host):
+    """A key that any process can read is anybody's."""
+    for name in ["host", *identities(host)]:
+        assert host.access(f"{host.pki}/{name}.key") == "root:root 600"
+        files = [f"{name}.key"] if name == "host" else [f"{name}.key", f"{name}.pem"]
+        for file in files:
+            assert not host.reads("nobody", f"{host.pki}/{file}"), f"nobody reads {file}"
+
+
+def test_service_keys_are_for_their_group_alone(host):
+    """kojiweb's key is Apache's to read, because the pages run as Apache; all other services are root's."""
+    groups = host.settings("pki")["groups"]
+    for role in host.roles:
+        if role in PKI["identities"]:
+            identity = PKI["identities"][role]
+            group = groups.get(identity.get("group", ""), "root")
+            mode = 600 if group == "root" else 640
+            assert host.access(f"{host.pki}/{identity['name']}.pem") == f"root:{group} {mode}"
+
+
+def test_identities_are_known(host):
+    """The checks above read pillar/pki.yaml: it must name what the states made."""
+    made = {Path(path).stem for path in host.says("sh", "-c", f"ls {host.pki}/*.pem").split()} - {"crl"}
+    if made != set(identities(host)):
+        pytest.fail(f"{host.name} has {sorted(made)}, and its roles bring {sorted(identities(host))}")
