@@ -1,13 +1,13 @@
 # What this tree needs of its Salt master, beside what Salt's own package brings.
 # Apply it with `salt-call` on the master itself: the service restarts.
 {%- from "salt/map.jinja" import salt_settings with context %}
-{%- from "common/lib.jinja" import host_with with context %}
-{%- set identities = pillar['pki']['identities'] %}
+{%- from "pki/map.jinja" import pki with context %}
+{%- set identities = pki.identities %}
 
 {#- A peer rule a host: it may ask the CA for the certificates of its own roles alone.
     Salt matches the asking host, functions and arguments as patterns that are anchored
     at their start only, hence the escapes and the `$`; the CA host is a plain target. -#}
-{%- set ca_host = host_with('pki.ca') | trim %}
+{%- set ca_host = pki.ca_host %}
 {%- set peer = {} %}
 {%- for id, host in pillar['hosts'] | dictsort if id != ca_host %}
 {%- set names = ['host'] %}
