@@ -70,6 +70,16 @@ def make(cache: Path, settings: dict[str, Any], progress: Progress) -> Path:
     return root
 
 
+def discard(cache: Path, used: set[Path]) -> None:
+    """Remove the bases that are not ``used``, and with the last one what else the cache holds."""
+    with locked(cache):
+        for tree in cache.glob("base-*"):
+            if tree not in used:
+                remove_tree(tree)
+        if not used:
+            shutil.rmtree(cache)
+
+
 def remove_tree(tree: Path) -> None:
     """Remove a tree on this file system, and what a killed run left mounted in it."""
     points = [line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()]

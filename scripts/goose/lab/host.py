@@ -66,10 +66,29 @@ class Host:
         # Numbers are used again: this one must still be this host's.
         return pid if f"--machine={self.machine}" in words else None
 
+    def base(self) -> Path | None:
+        """The base that the host was made on, or nothing where it is still to be made.
+
+        A newer version of this program makes another one, and a layer fits only its own.
+        """
+        noted = self.directory / "base"
+        if not noted.exists():
+            return None
+        base = Path(noted.read_text().strip())
+        if not base.is_dir():
+            raise LabError(
+                f"{self.fqdn} was made on {base}, which is gone: `scripts/lab --name {self.record.name} destroy`,"
+                " then `up`, makes the lab anew."
+            )
+        return base
+
     def mount(self, base: Path) -> None:
-        """Mount the host's file system: its own layer over ``base``."""
+        """Mount the host's file system: its own layer over ``base``, or over what it was made on."""
+        base = self.base() or base
         if os.path.ismount(self.root):
             return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / "base").write_text(f"{base}\n")
         # An earlier mount that was not ended leaves this mark, and the kernel then refuses.
         shutil.rmtree(self.directory / "work", ignore_errors=True)
         for part in ("upper", "work", "root"):

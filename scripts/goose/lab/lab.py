@@ -88,7 +88,9 @@ class Lab:
 
     def boot(self) -> list[Host]:
         """Make and boot what is not there yet, side by side; returns the hosts that were booted."""
-        root = base.make(record.directory() / "cache", self.settings, self.progress)
+        cache = record.directory() / "cache"
+        bases = [host.base() for host in self.hosts]
+        root = next((known for known in bases if known), None) or base.make(cache, self.settings, self.progress)
         network.up(self.record, {host.fqdn: host.address for host in self.hosts})
         seed.pillar(self.record, self.hosts, TREE, self.settings["pillar"][self.record.profile])
         off = [host for host in self.hosts if host.leader() is None]
@@ -234,12 +236,7 @@ class Lab:
             if path.name != "record.json":
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         shutil.rmtree(self.record.root)
-        if not record.all_records():
-            cache = record.directory() / "cache"
-            with base.locked(cache):
-                for tree in cache.glob("base-*"):
-                    base.remove_tree(tree)
-            shutil.rmtree(cache)
+        base.discard(record.directory() / "cache", _bases_in_use())
 
 
 def create(name: str, profile: str, progress: Progress) -> Lab:
@@ -262,6 +259,10 @@ def prepare(progress: Progress) -> None:
     wanted = settings()
     machine.require(wanted["needs"], record.directory())
     machine.install_tools(wanted["tools"], progress)
+
+
+def _bases_in_use() -> set[Path]:
+    return {Path(noted.read_text().strip()) for noted in record.directory().glob("labs/*/hosts/*/base")}
 
 
 def _host_status(host: Host) -> dict[str, Any]:
