@@ -204,6 +204,7 @@ class Rebuild:
         self.build_tag = found["build_tag_name"]
         self.dest_tag = found["dest_tag_name"]
         config = session.getBuildConfig(self.build_tag)
+        self._repo_was_current = False
         self.dist = str((config.get("extra") or {}).get("rpm.macro.dist", ""))
 
     def plan(self, srpms: Sequence[Srpm]) -> list[tuple[Srpm, str]]:
@@ -227,7 +228,6 @@ class Rebuild:
         waiting = dict(results)
         running: dict[str, Built] = {}
         told: set[str] = set()
-        self._list_packages(srpms)
         while waiting or running:
             for name in sorted(waiting):
                 if needs[name] & (waiting.keys() | running.keys()):
@@ -258,14 +258,33 @@ class Rebuild:
                 self._sleep(self._pause)
         return list(results.values())
 
-    def _list_packages(self, srpms: Sequence[Srpm]) -> None:
+    def _list_package(self, srpm: Srpm) -> None:
         """Koji builds only what is in the tag's package list."""
-        listed = {row["package_name"] for row in self._session.listPackages(tagID=self.dest_tag, inherited=True)}
-        owner = self._session.getLoggedInUser()["name"]
-        for srpm in srpms:
-            if srpm.name not in listed:
-                self._session.packageListAdd(self.dest_tag, srpm.name, owner)
-                self._say(f"{srpm.name} was added to the package list of {self.dest_tag}")
+        if not self._session.checkTagPackage(self.dest_tag, srpm.name):
+            owner = self._session.getLoggedInUser()["name"]
+            self._session.packageListAdd(self.dest_tag, srpm.name, owner)
+            self._say(f"{srpm.name} was added to the package list of {self.dest_tag}")
+
+    def _wait_for_current_repo(self) -> None:
+        """Wait until the build tag has a repo with all that is tagged by now.
+
+        A repo older than that builds in an old build root, or in an empty one just after the
+        bootstrap, with failures that do not say so.
+        """
+        now = self._session.getLastEvent()["id"]
+        parents = self._session.getFullInheritance(self.build_tag)
+        tags = [self._session.getTag(self.build_tag)["id"], *(link["parent_id"] for link in parents)]
+        told = False
+        while True:
+            repo = self._session.getRepo(self.build_tag)
+            if repo:
+                made = repo["create_event"]
+                if made >= now or not self._session.tagChangedSinceEvent(made, tags):
+                    return
+            if not told:
+                self._say(f"waiting for a repo of {self.build_tag} with all that is tagged")
+                told = True
+            self._sleep(self._pause)
 
     def _existing(self, srpm: Srpm) -> Mapping[str, Any] | None:
         """The build of this source RPM that is complete and tagged, or under way."""
@@ -295,6 +314,10 @@ class Rebuild:
             built.task = build["task_id"]
             self._say(f"{built.nvr}: waiting for task {built.task}, which is under way")
             return
+        if not self._repo_was_current:
+            self._wait_for_current_repo()
+            self._repo_was_current = True
+        self._list_package(srpm)
         directory = f"cli-build/{time.time()}.{os.getpid()}.{srpm.name}"
         self._session.uploadWrapper(str(srpm.path), directory)
         built.task = self._session.build(f"{directory}/{srpm.path.name}", self.target)
