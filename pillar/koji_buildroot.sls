@@ -55,6 +55,8 @@ koji:
       - perl
       - python3-build
       - python3-dev
+      # What rpm's generator of python3dist() names imports.
+      - python3-packaging
       - python3-pip
       - python3-setuptools
       - python3-wheel
@@ -93,7 +95,7 @@ koji:
     groups:
       build:
         [bzip2, cpio, debugedit, elfutils, file, g++, gawk, gcc, libc6-dev, make, passwd, patch, perl, pkgconf, procps, python3,
-         rpm, unzip, xz-utils, zip, zstd]
+         python3-packaging, rpm, unzip, xz-utils, zip, zstd]
       srpm-build: [bzip2, cpio, file, gawk, make, passwd, patch, rpm, unzip, xz-utils, zstd]
 
     # EL's names for Debian's packages, where the rules (libX-dev is libX-devel and X-devel, libX1
@@ -159,6 +161,7 @@ koji:
         - perl-interpreter = 4:{version}
         - perl-libs = 4:{version}
         - perl(:VERSION) = {version}
+        - perl(:MODULE_COMPAT_{version}) = {version}
         - perl-ExtUtils-MakeMaker = 2:7.64
         - perl-ExtUtils-ParseXS = 1:3.45
         - perl-Test-Simple = 3:1.30

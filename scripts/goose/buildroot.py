@@ -335,18 +335,18 @@ def rule_names(packages: Sequence[str], explicit: Iterable[str]) -> dict[str, li
 def named_provides(names: Iterable[str], version: str, isa: str) -> list[str]:
     """Provides lines for EL names: each with the package's version unless it brings its own.
 
-    `{version}` in a name's own bound stands for the package's. A plain name is also given with the
+    `{version}` in a name or in its own bound stands for the package's. A plain name is also given with the
     architecture behind it, as `%{?_isa}` asks for it. Paths take no version. What Debian adds to a
     repacked source's version (+dfsg) is left out.
     """
     version = re.sub(r"[+.~](dfsg|ds|repack).*$", "", version)
     lines: list[str] = []
     for name in names:
-        name, _, bound = name.partition(" ")
+        name, _, bound = name.replace("{version}", version).partition(" ")
         if name.startswith("/"):
             lines.append(name)
             continue
-        bound = bound.replace("{version}", version) or f"= {version}"
+        bound = bound or f"= {version}"
         lines.append(f"{name} {bound}")
         if "(" not in name:
             lines.append(f"{name}({isa}) {bound}")

@@ -162,7 +162,8 @@ def _lines(*lines: str) -> str:
 
 
 def _things(planned: content_plan.Plan) -> str:
-    return "1 thing" if len(planned.steps) == 1 else f"{len(planned.steps)} things"
+    count = "1 thing" if len(planned.steps) == 1 else f"{len(planned.steps)} things"
+    return f"{count} ({', '.join(planned.changes())})" if planned.steps else count
 
 
 def managed(
@@ -222,7 +223,15 @@ def hub(
         if not cert:
             return
         try:
-            if permission and not {permission, "admin"} & set(session.getPerms()):
+            held = set(session.getPerms()) if permission else set()
+        except Exception as error:
+            _logout(session)
+            # A service that was killed still holds its exclusive session. It takes that over itself.
+            if type(error).__name__ == "AuthLockError":
+                return
+            raise Unanswered(f"The hub {server} does not take {cert}: {_reason(error)}") from error
+        try:
+            if permission and not {permission, "admin"} & held:
                 raise Unanswered(
                     f"The hub {server} lets {cert} log in, but its user lacks the permission {permission!r}:"
                     f" the state koji.content grants it, apply it on {request.get('where') or 'its host'}."

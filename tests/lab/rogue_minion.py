@@ -2,12 +2,13 @@
 
 Run on a host by Salt's Python; standard input is a JSON list of requests, each sent with this
 minion's own key, standard output the list of the master's answers. A request that names an ``id``
-is sent under that id; with ``as`` even the log-in claims to be that minion. What a published
-command returns is waited for.
+is sent under that id. ``_auth`` is the log-in itself, which a minion may send for any id. What a
+published command returns is waited for.
 """
 
 from __future__ import annotations
 
+import asyncio
 import json
 import sys
 import time
@@ -15,7 +16,9 @@ from typing import Any
 
 import salt.channel.client
 import salt.config
+import salt.crypt
 import salt.minion
+import salt.payload
 
 
 class Request(dict[str, Any]):
@@ -51,8 +54,19 @@ def answer(channel: Any, opts: dict[str, Any], request: Request) -> Any:
             time.sleep(0.1)
             returned = channel.send({"cmd": "pub_ret", "id": opts["id"], "jid": given["jid"]})
         return {minion: each["ret"] for minion, each in returned.items()}
-    except (Exception, SystemExit) as error:
+    except Exception as error:
         return f"{type(error).__name__}: {error}"
+
+
+def log_in(opts: dict[str, Any], name: str) -> bool:
+    """Whether the master takes this minion's key for that of the minion ``name``."""
+    claimed = {**opts, "id": name}
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    payload = salt.crypt.AsyncAuth(claimed, io_loop=loop).minion_sign_in_payload()
+    with salt.channel.client.ReqChannel.factory(claimed, crypt="clear") as channel:
+        given = salt.payload.loads(channel.send(payload, timeout=10, tries=1)["load"])
+    return "aes" in given
 
 
 def main() -> None:
@@ -60,12 +74,14 @@ def main() -> None:
     opts = salt.config.minion_config("/etc/salt/minion", cache_minion_id=False)
     opts.update(salt.minion.resolve_dns(opts))
     grains = {"os": "Debian", "os_family": "Debian"}
-    answers = []
-    for request in requests:
-        claimed = {**opts, "id": request.pop("as", opts["id"])}
-        full = {"id": claimed["id"], "saltenv": "base", "pillarenv": None, "grains": grains, "ver": "2"}
-        with salt.channel.client.ReqChannel.factory(claimed) as channel:
-            answers.append(plain(answer(channel, opts, Request({**full, **request}))))
+    base = {"id": opts["id"], "saltenv": "base", "pillarenv": None, "grains": grains, "ver": "2"}
+    answers: list[Any] = []
+    with salt.channel.client.ReqChannel.factory(opts) as channel:
+        for request in requests:
+            if request["cmd"] == "_auth":
+                answers.append(log_in(opts, request["id"]))
+            else:
+                answers.append(plain(answer(channel, opts, Request({**base, **request}))))
     print(json.dumps(answers, default=str))
 
 

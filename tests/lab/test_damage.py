@@ -250,8 +250,8 @@ ROUND = [
     ),
     Damage(
         "database role raised", "hub",
-        sql("ALTER ROLE koji SUPERUSER"),
-        sql("SELECT 1/count(*) FROM pg_roles WHERE rolname = 'koji' AND rolsuper"),
+        sql("ALTER ROLE koji CREATEDB"),
+        sql("SELECT 1/count(*) FROM pg_roles WHERE rolname = 'koji' AND rolcreatedb"),
         "koji-db-role",
     ),
     Damage(
@@ -269,7 +269,7 @@ ROUND = [
     # salt: the client, the CA
     Damage(
         "profile edited", "salt",
-        "sed -i 's,^server.*,server = https://koji.example/kojihub,' /etc/koji.conf",
+        "sed -i 's,^server =.*,server = https://koji.example/kojihub,' /etc/koji.conf",
         "grep -q koji.example /etc/koji.conf",
         "koji-client-default",
     ),
@@ -288,20 +288,21 @@ ROUND = [
     # what the hub holds
     content("tag deleted", "remove-tag goose-1-testing", "taginfo goose-1-candidate | grep -q testing; test $? = 1",
             "tags"),
-    content("target deleted", "remove-target goose-1", "list-targets --name=goose-1; test $? = 1", "targets"),
+    content("target deleted", "remove-target goose-1", "list-targets --quiet | grep -w ^goose-1; test $? = 1",
+            "targets"),
     content("builder disabled", "disable-host builder1.goose.test",
             "hostinfo builder1.goose.test | grep -q 'Enabled: no'", "hosts"),
     content("builder taken from a channel", "remove-host-from-channel builder2.goose.test createrepo",
-            "hostinfo builder2.goose.test | grep createrepo; test $? = 1", "host_channels"),
+            "hostinfo builder2.goose.test | grep createrepo; test $? = 1", "hosts"),
     content("permission revoked", "revoke-permission repo kojira", "userinfo kojira | grep -w repo; test $? = 1",
-            "grants"),
-    content("permission granted", "grant-permission admin kojira", "userinfo kojira | grep -w admin", "grants"),
+            "users"),
+    content("permission granted", "grant-permission admin kojira", "userinfo kojira | grep -w admin", "users"),
     content("inheritance removed", "remove-tag-inheritance goose-1-build goose-bootstrap",
             "taginfo goose-1-build | grep goose-bootstrap; test $? = 1", "inheritance"),
-    content("group emptied", "remove-group-pkg goose-1-build build debian-bootstrap-build",
+    content("group emptied", "call groupPackageListRemove goose-1-build build debian-bootstrap-build",
             "list-groups goose-1-build build | grep -w debian-bootstrap-build; test $? = 1", "group_packages"),
     content("extra of a tag changed", "edit-tag goose-1-build -x rpm.macro.dist=.other",
-            "taginfo goose-1-build | grep .other", "extra"),
+            "taginfo goose-1-build | grep .other", "tags"),
     content("package taken from a list", "remove-pkg --force goose-1-release goose-release",
             "list-pkgs --tag goose-1-release --quiet | grep -w goose-release; test $? = 1", "packages"),
 ]  # fmt: skip
@@ -373,6 +374,7 @@ class Report:
 def apply(command: Command, *words: str) -> Report:
     done = command("apply", *words, check=False, timeout=600)
     failed, changed = {}, {}
+    # The master may be told of twice; its last line is of the highstate.
     counts = r"(\S+): \d+ succeeded, (\d+) (?:would change|changed), (\d+) failed"
     for host, changes, failures in re.findall(counts, done.stderr):
         failed[host], changed[host] = int(failures), int(changes)
@@ -388,7 +390,8 @@ def on_each(command: Command, damages: list[Damage], part: str) -> list[str]:
     for host in sorted({damage.host for damage in damages}):
         own = [damage for damage in damages if damage.host == host]
         script = "".join(
-            f"if ( {getattr(damage, part)} ) </dev/null >/dev/null 2>&1; then echo {number} yes; else echo {number} no; fi\n"
+            f"if ( {getattr(damage, part)} ) </dev/null >/dev/null 2>&1\n"
+            f"then echo {number} yes; else echo {number} no; fi\n"
             for number, damage in enumerate(own)
         )
         answers = dict(line.split() for line in command.on(host, "sh", stdin=script).splitlines())
@@ -424,10 +427,11 @@ def repair(command: Command, damages: list[Damage]) -> Report:
 def _repair(command: Command, damages: list[Damage]) -> Report:
     names = [f"{each.host}: {each.kind}" for each in damages]
     assert not on_each(command, damages, "breaks"), "could not be broken"
-    assert still(command, damages) == names, "does not show"
+    there = still(command, damages)
+    assert not [name for name in names if name not in there], "broken, and does not show"
 
     plan = apply(command, "--test")
-    assert still(command, damages) == names, "a test repaired it"
+    assert still(command, damages) == names, "a test repaired something"
     assert plan.status == 0, plan.output
     assert {host for host, count in plan.changed.items() if count} >= {each.host for each in damages}
 

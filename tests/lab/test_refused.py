@@ -10,7 +10,6 @@ import secrets
 import socket
 import ssl
 import subprocess
-import time
 import urllib.parse
 import xmlrpc.client
 from collections.abc import Callable, Iterator
@@ -193,7 +192,8 @@ def test_another_ca(koji: Callable[..., Koji], issuer: Issuer, tmp_path: Path) -
     """Anybody can make a CA of the same name and sign `kojiadmin` with it: the key counts."""
     other = Issuer(ec.generate_private_key(ec.SECP384R1()), issuer.name)
     session = koji(other.issue(tmp_path / "other.pem", "kojiadmin", 10))
-    assert session.handshake() in ("TLSV1_ALERT_UNKNOWN_CA", "TLSV1_ALERT_DECRYPT_ERROR", "TLSV1_ALERT_DECRYPTION_FAILED")
+    # It finds that the signature is wrong, or does not know whose it is: OpenSSL's versions differ.
+    assert session.handshake() in ("TLSV1_ALERT_UNKNOWN_CA", "TLSV1_ALERT_DECRYPT_ERROR")
     refused(session)
 
 
@@ -242,6 +242,7 @@ def test_revoked(
     number = number.zfill(len(number) + len(number) % 2)
     serial = ":".join(number[at : at + 2] for at in range(0, len(number), 2))
     entry = {"serial_number": serial, "revocation_date": "2026-01-01 00:00:00"}
+    list_before = (ca_host.root / CA / "crl.pem").read_bytes()
     try:
         with testing.pillar_over(lab.record, "pki.yaml", {"revoked": [entry]}):
             apply(lab, [ca_host], "pki.ca")
@@ -253,12 +254,14 @@ def test_revoked(
             assert [row["revoked"] for row in rows if row["serial_number"] == serial] == [True]
             assert not any(row["revoked"] for row in rows if row["serial_number"] != serial)
     finally:
+        # The same list as before, which the other hosts have still.
+        (ca_host.root / CA / "crl.pem").write_bytes(list_before)
         apply(lab, [ca_host], "pki.ca")
-        apply(lab, lab.hosts)
+        apply(lab, [hub], "common.httpd")
     lost.log_in()("logout")
 
 
-def apply(lab: labs.Lab, hosts: list[Host], states: str = "") -> None:
+def apply(lab: labs.Lab, hosts: list[Host], states: str) -> None:
     outcomes = lab.apply(hosts, states=states)
     failures = [line for outcome in outcomes.values() for line in outcome.failures]
     assert not failures, "\n".join(failures)
@@ -302,7 +305,7 @@ def test_builder_administers_nothing(as_builder: Koji, admin: Koji) -> None:
         ("grantPermission", user["name"], "admin"),
         ("createUser", "mallory"),
         ("createTag", "mallory"),
-        ("editTag2", target["dest_tag_name"], {"perm": "admin"}),
+        ("editTag2", target["dest_tag_name"], {"perm": "admin", "__starstar": True}),
         ("packageListAdd", target["dest_tag_name"], "mallory", user["name"]),
         ("tagBuildBypass", target["dest_tag_name"], build["nvr"]),
         ("untagBuildBypass", target["dest_tag_name"], build["nvr"]),
@@ -312,7 +315,6 @@ def test_builder_administers_nothing(as_builder: Koji, admin: Koji) -> None:
         ("addHost", "mallory.goose.test", ["x86_64"]),
         ("disableHost", others[0] if others else user["name"]),
         ("addExternalRepoToTag", target["build_tag_name"], "mallory", 1),
-        ("build", "cli-build/x/mallory-1-1.src.rpm", target["name"]),
     ]
     for method, *args in calls:
         with pytest.raises(xmlrpc.client.Fault) as raised:
@@ -325,6 +327,17 @@ def test_builder_administers_nothing(as_builder: Koji, admin: Koji) -> None:
     # The administrator is refused none of it: the hub merely finds nothing to do.
     with pytest.raises(xmlrpc.client.Fault, match="already"):
         admin("createTag", target["dest_tag_name"])
+
+
+def test_builder_builds_nothing(as_builder: Koji, admin: Koji) -> None:
+    """Koji takes anybody's task, and asks the policy when a builder starts it: the task must fail for that."""
+    target = admin("getBuildTargets")[0]["name"]
+    task = as_builder("build", "cli-build/x/mallory-1-1.src.rpm", target)
+    states = {2: "closed", 3: "canceled", 5: "failed"}
+    wait_for(lambda: admin("getTaskInfo", task)["state"] in states, what=f"task {task} to end", seconds=90)
+    with pytest.raises(xmlrpc.client.Fault, match="policy violation .*needs the permission build"):
+        admin("getTaskResult", task)
+    assert admin("getPackageID", "mallory") is None
 
 
 # --- The database ----------------------------------------------------------------------------------
@@ -417,7 +430,8 @@ def test_database_refuses_other_users_of_its_host(lab: labs.Lab) -> None:
 def rogue(host: Host, requests: list[dict[str, Any]]) -> list[Any]:
     """What the master answers a minion that sends whatever it likes."""
     script = Path(__file__).with_name("rogue_minion.py").read_text()
-    done = host.run(["/opt/salt/bin/python", "-c", script], stdin=json.dumps(requests), what=f"A minion on {host.fqdn}")
+    command = ["/opt/salt/bin/python", "-c", script]
+    done = host.run(command, stdin=json.dumps(requests), what=f"A minion on {host.fqdn}")
     answers: list[Any] = json.loads(done.stdout.splitlines()[-1])
     return answers
 
@@ -448,13 +462,14 @@ def test_secret_reaches_its_host_alone(hub: Host, builder: Host, ca_host: Host, 
 def test_no_other_hosts_pillar(lab: labs.Lab, hub: Host, builder: Host, canary: str) -> None:
     """A minion is what its key says: neither grains nor a false name make it another."""
     grains = {"id": hub.fqdn, "host": hub.name, "fqdn": hub.fqdn, "roles": ["koji.hub"], "os": "Debian"}
-    own, forged_grains, forged_id, forged_minion = rogue(
+    own, forged_grains, forged_id, itself, another = rogue(
         builder,
         [
             {"cmd": "_pillar"},
             {"cmd": "_pillar", "grains": grains, "extra_minion_data": {"id": hub.fqdn}},
             {"cmd": "_pillar", "id": hub.fqdn},
-            {"cmd": "_pillar", "as": hub.fqdn},
+            {"cmd": "_auth", "id": builder.fqdn},
+            {"cmd": "_auth", "id": hub.fqdn},
         ],
     )
     # The master keeps the key of whoever tried; it would stay.
@@ -463,8 +478,8 @@ def test_no_other_hosts_pillar(lab: labs.Lab, hub: Host, builder: Host, canary: 
     assert own["roles"] == forged_grains["roles"] == ["koji.builder"]
     assert set(own) == set(forged_grains)
     assert "AuthenticationError" in forged_id
-    assert "77" in forged_minion or "Authentication" in forged_minion
-    assert canary not in json.dumps([own, forged_grains, forged_id, forged_minion])
+    assert itself is True and another is False
+    assert canary not in json.dumps([own, forged_grains, forged_id])
 
 
 def test_signing_policies_stay_at_the_ca(ca_host: Host, builder: Host) -> None:
@@ -553,10 +568,11 @@ def ask_ca(builder: Host, ca_host: Host, public_key: str) -> Callable[..., list[
     """What the CA answers a builder that asks by policies and with arguments of its choice."""
 
     def ask(*wishes: tuple[str, dict[str, Any]], more: tuple[Any, ...] = (), **words: Any) -> list[Any]:
-        base = {"cmd": "minion_pub", "fun": "x509.sign_remote_certificate", "tgt": ca_host.fqdn}
-        base.update(tgt_type="glob", ret="", tmo=15, form="clean", **words)
+        publish = {"cmd": "minion_pub", "tgt_type": "glob", "ret": "", "tmo": 15, "form": "clean"}
+        base = {**publish, "fun": "x509.sign_remote_certificate", "tgt": ca_host.fqdn, **words}
         asks = [{**base, "arg": [policy, {"public_key": public_key, **wish}, *more]} for policy, wish in wishes]
-        return [answer.get(ca_host.fqdn, answer) if isinstance(answer, dict) else answer for answer in rogue(builder, asks)]
+        answers = rogue(builder, asks)
+        return [answer.get(ca_host.fqdn, answer) if isinstance(answer, dict) else answer for answer in answers]
 
     return ask
 
@@ -570,7 +586,7 @@ def is_plain(issued: x509.Certificate, host: Host) -> None:
     """The certificate is what the host's own policy says, whatever was asked for."""
     assert issued.subject.rfc4514_string() in (f"CN={host.fqdn},O=GoOSe", f"O=GoOSe,CN={host.fqdn}")
     names = issued.extensions.get_extension_for_oid(ExtensionOID.SUBJECT_ALTERNATIVE_NAME).value
-    assert list(names) == [x509.DNSName(host.fqdn)]
+    assert names == x509.SubjectAlternativeName([x509.DNSName(host.fqdn)])
     constraints = issued.extensions.get_extension_for_oid(ExtensionOID.BASIC_CONSTRAINTS)
     assert constraints.critical and constraints.value == x509.BasicConstraints(ca=False, path_length=None)
     usage = issued.extensions.get_extension_for_oid(ExtensionOID.KEY_USAGE).value
@@ -596,7 +612,8 @@ def test_ca_gives_no_other_name(ask_ca: Callable[..., list[Any]], lab: labs.Lab,
     policies += [f"{name}-{hub.fqdn}" for name in ("kojira", "kojiweb")]
     policies += [f"{name}-{builder.fqdn}" for name in ("kojira", "kojiweb", "kojiadmin")]
     policies += [f"kojiadmin-{lab.need_role('koji.content').fqdn}", "", "host-"]
-    policies += [f"host-{builder.fqdn}\nhost-{hub.fqdn}", f"xhost-{builder.fqdn}", f"host-{builder.fqdn.replace('.', 'x')}"]
+    own = f"host-{builder.fqdn}"
+    policies += [f"{own}\nhost-{hub.fqdn}", f"x{own}", own.replace(".", "x")]
     for policy, answer in zip(policies, ask_ca(*((policy, {}) for policy in policies))):
         assert answer == {}, f"{policy!r} was answered: {answer}"
 
@@ -634,14 +651,15 @@ def test_ca_writes_where_it_likes(ask_ca: Callable[..., list[Any]], ca_host: Hos
     """`copypath` with a name of `../../` wrote any file as root on the CA host."""
     before = {path.name for path in (ca_host.root / CA / "issued").iterdir()}
     places = ["/var/tmp", "/var/tmp/mallory", "../../../var/tmp"]
-    wishes = [{"copypath": place, "prepend_cn": True, "CN": "../../../../var/tmp/mallory", "path": "/var/tmp/mallory.crt"}
-              for place in places]  # fmt: skip
+    wish = {"prepend_cn": True, "CN": "../../../../var/tmp/mallory", "path": "/var/tmp/mallory.crt"}
+    wishes: list[dict[str, Any]] = [{**wish, "copypath": place} for place in places]
     answers = ask_ca(*((f"host-{builder.fqdn}", wish) for wish in wishes))
     for answer in answers:
         is_plain(certificate(answer), builder)
     added = {path.name for path in (ca_host.root / CA / "issued").iterdir()} - before
     assert {f"{certificate(answer).serial_number:x}.crt" for answer in answers} <= added, "a copy of each is kept"
-    assert not [path for path in (ca_host.root / "var/tmp").rglob("*") if "mallory" in path.name or path.suffix == ".crt"]
+    strays = [path.name for path in (ca_host.root / "var/tmp").rglob("*")]
+    assert not [name for name in strays if "mallory" in name or name.endswith(".crt")]
 
 
 def test_ca_looks_who_asks(ask_ca: Callable[..., list[Any]], hub: Host, builder: Host) -> None:

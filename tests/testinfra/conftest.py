@@ -89,7 +89,8 @@ class Host:
         """What a command prints; the test fails where the command does."""
         done = self.run(*words, user=user)
         if not done:
-            pytest.fail(f"{self.name}: {done.command} ended with {done.status}: {done.out}{done.err}", pytrace=False)
+            what = f"{self.name}: {done.command} ended with {done.status}: {done.out}{done.err}"
+            pytest.fail(what, pytrace=False)
         return done.out.strip()
 
     def becomes(self, condition: Callable[[], Any], what: str, seconds: float = 30) -> None:
@@ -174,10 +175,10 @@ class Host:
 
     def with_role(self, role: str) -> str:
         """The host that has ``role``; the test is skipped where none is known."""
-        for name, entry in self.entries.items():
-            if role in entry["roles"]:
-                return name
-        pytest.skip(f"no host is known to have the role {role}")
+        found = next((name for name, entry in self.entries.items() if role in entry["roles"]), "")
+        if not found:
+            pytest.skip(f"no host is known to have the role {role}")
+        return found
 
     @functools.cached_property
     def platform(self) -> str:
@@ -210,7 +211,7 @@ def _merge(into: dict[str, Any], data: dict[str, Any]) -> None:
 def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("goose")
     group.addoption("--lab", metavar="NAME", help="test the hosts of this lab")
-    group.addoption("--pillar", type=Path, default=TREE / "pillar", metavar="DIR", help="with hosts.yaml and site.yaml")
+    group.addoption("--pillar", type=Path, default=TREE / "pillar", metavar="DIR", help="where hosts.yaml is")
     group.addoption("--roles", metavar="ROLE,…", help="roles of the hosts that hosts.yaml does not name")
 
 
@@ -226,8 +227,9 @@ _HOSTS = pytest.StashKey[list[Host]]()
 
 def _hosts(config: pytest.Config) -> list[Host]:
     named = [word for word in (config.option.hosts or "").split(",") if word]
-    if config.option.lab:
-        lab = labs.Lab(record.existing(config.option.lab), Progress())
+    # Where this file is found late, below another path, its options are not there.
+    if name := config.getoption("lab", None):
+        lab = labs.Lab(record.existing(name), Progress())
         entries, site = _pillar(lab.record.root / "pillar")
         chosen = [lab.host(name) for name in named] or lab.hosts
         return [Host(testinfra.host.Host(Lab(host.name, host.enter)), host.fqdn, entries, site) for host in chosen]
@@ -240,11 +242,13 @@ def _hosts(config: pytest.Config) -> list[Host]:
         if name not in entries:
             if not config.option.roles:
                 raise pytest.UsageError(
-                    f"{name} does not stand in {config.option.pillar}/hosts.yaml: name another --pillar, or its --roles."
+                    f"{name} does not stand in {config.option.pillar}/hosts.yaml:"
+                    " name another --pillar, or the host's --roles."
                 )
             entries[name] = {"roles": config.option.roles.split(",")}
-        options = {key: config.getoption(key) for key in ("ssh_config", "ssh_extra_args", "ssh_identity_file", "sudo")}
-        found.append(Host(testinfra.get_host(url, **options), name, entries, site))
+        keys = ("ssh_config", "ssh_extra_args", "ssh_identity_file", "sudo", "sudo_user")
+        remote = testinfra.get_host(url, **{key: config.getoption(key) for key in keys})
+        found.append(Host(remote, name, entries, site))
     return found
 
 

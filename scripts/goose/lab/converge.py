@@ -92,7 +92,9 @@ def apply(
     else:
         running = [fqdn for fqdn, host in by_id.items() if host.leader() is not None]
         _wait_for_minions(master, running, progress)
-        salt = ["salt", "--out=json", "--out-indent=-1", "--timeout=15", "-L", ",".join(running)]
+        # After so many seconds Salt asks those that have not returned whether they are still at it, and
+        # gives up a host that does not say so within gather_job_timeout: a busy one may take longer.
+        salt = ["salt", "--out=json", "--out-indent=-1", "--timeout=300", "-L", ",".join(running)]
         for fqdn, returned in _stream(master, [*salt, *arguments]):
             if fqdn in by_id:
                 note(fqdn, returned, time.monotonic() - start)
@@ -107,7 +109,7 @@ def local(host: Host, states: Sequence[str]) -> Outcome:
     start = time.monotonic()
     # Unlike a highstate, a list of states does not bring the tree's own modules.
     host.run(["salt-call", "--local", "saltutil.sync_all"], what=f"Bringing the tree's modules to {host.fqdn}")
-    command = ["salt-call", "--local", "--out=json", "--out-indent=-1", "state.apply", ",".join(states)]
+    command = ["salt-call", "--local", "--out=json", "--out-indent=-1", "state.apply", ",".join(states), "queue=True"]
     return read(_local(host.run(command, check=False)), time.monotonic() - start, False)
 
 

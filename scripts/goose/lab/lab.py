@@ -9,7 +9,7 @@ import subprocess
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -114,7 +114,7 @@ class Lab:
             if outcome.failed:
                 raise LabError(f"{self.master.fqdn}: " + "\n".join(outcome.failures))
         self.progress(f"applying the highstate to {', '.join(host.name for host in self.hosts)}")
-        outcomes = self.apply(self.hosts)
+        outcomes = converge.apply(self.hosts, self.master, self.progress)
         failed = [name for name, outcome in outcomes.items() if outcome.failed]
         if failed:
             raise LabError(
@@ -123,7 +123,23 @@ class Lab:
 
     def apply(self, hosts: list[Host], *, test: bool = False, states: str = "") -> dict[str, Outcome]:
         """Highstate, or ``states``, of ``hosts``; outcomes by short name."""
-        return converge.apply(hosts, self.master, self.progress, test=test, states=states)
+        master = self.master
+        if master is None or master not in hosts or test or states:
+            return converge.apply(hosts, master, self.progress, test=test, states=states)
+        # By itself: where this changes something the master restarts, and loses what all hosts have to say.
+        first = converge.local(master, ["salt.master"])
+        outcomes = converge.apply(hosts, master, self.progress)
+        rest = outcomes[master.name]
+        outcomes[master.name] = replace(
+            rest,
+            changed=first.changed + rest.changed,
+            failed=first.failed + rest.failed,
+            changes=(*first.changes, *rest.changes),
+            failures=(*first.failures, *rest.failures),
+        )
+        for line in (*first.changes, *first.failures):
+            self.progress(f"{master.name}: {line}")
+        return outcomes
 
     # Build
 

@@ -1,0 +1,211 @@
+"""What an unchanged run costs, against the least that it could cost: ratios, printed as a table at the end.
+
+Both sides of a ratio take turns, and each is the median of its runs, so that a slow moment of the
+machine meets both. A test fails where what was measured did not do its work, or was not unchanged;
+a ratio above its aim is marked and no failure, because a busy machine is none.
+
+The lab is the one that tests/lab has made in the same run, or the one that GOOSE_TEST_LAB names. None
+is made here: without one these tests are skipped.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from goose.lab import converge, record
+from goose.lab import lab as labs
+from goose.lab.host import Host
+from goose.lab.run import Progress
+
+TREE = Path(__file__).resolve().parents[2]
+SALT_CALL = ("salt-call", "--out=json", "--out-indent=-1")
+BUILDROOT = ("/usr/bin/python3", "/usr/local/lib/goose/koji_buildroot.py", "--json")
+
+
+@dataclass
+class Table:
+    """Collects the ratios; registered as a plugin, it prints them after the tests and before pytest's own summary."""
+
+    rows: list[tuple[str, ...]] = field(default_factory=list)
+
+    def add(self, what: str, seconds: float, base: str, base_seconds: float, aim: float | None = None) -> None:
+        """Note one ratio, and mark it where it is above its ``aim``."""
+        assert seconds > 0 and base_seconds > 0, f"nothing was measured: {what}"
+        ratio = seconds / base_seconds
+        mark = "" if aim is None else f"aim {aim:g}" + ("  ABOVE" if ratio > aim else "")
+        self.rows.append((what, f"{seconds:.2f} s", base, f"{base_seconds:.2f} s", f"{ratio:.1f}", mark))
+
+    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
+        if not self.rows:
+            return
+        terminalreporter.section(f"bench (load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)")
+        rows = [("unchanged", "", "against", "", "ratio", ""), *self.rows]
+        widths = [max(len(row[column]) for row in rows) for column in range(6)]
+        for row in rows:
+            cells = [
+                cell.rjust(width) if column in (1, 3, 4) else cell.ljust(width)
+                for column, (cell, width) in enumerate(zip(row, widths))
+            ]
+            terminalreporter.write_line("  ".join(cells).rstrip())
+
+
+@pytest.fixture(scope="session")
+def table(request: pytest.FixtureRequest) -> Table:
+    found = Table()
+    request.config.pluginmanager.register(found, "goose-bench")
+    return found
+
+
+@pytest.fixture(scope="session")
+def lab() -> labs.Lab:
+    """The lab that is up."""
+    name = os.environ.get("GOOSE_TEST_LAB", "ci")
+    known = record.load(name)
+    if known is not None:
+        found = labs.Lab(known, Progress())
+        if all(host.leader() is not None for host in found.hosts):
+            return found
+    raise pytest.skip.Exception(
+        f"The lab {name} is not up: run tests/lab in the same run, or name a lab that is up by GOOSE_TEST_LAB."
+    )
+
+
+@pytest.fixture(scope="session")
+def quiet(lab: labs.Lab) -> labs.Lab:
+    """The lab after one apply: what earlier tests have left is repaired, and every cache is filled."""
+    assert run_lab(lab, "apply", "--json").returncode == 0
+    return lab
+
+
+@pytest.fixture(scope="session")
+def hub(quiet: labs.Lab) -> Host:
+    return quiet.need_role("koji.hub")
+
+
+@pytest.fixture(scope="session")
+def admin(quiet: labs.Lab) -> Host:
+    """The host with the administrator's client."""
+    return quiet.need_role("koji.content")
+
+
+def run_lab(lab: labs.Lab, *words: str) -> subprocess.CompletedProcess[str]:
+    """`scripts/lab` as a user runs it; the test fails where it fails."""
+    command = [str(TREE / "scripts/lab"), "--name", lab.record.name, *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300)
+    if done.returncode != 0:
+        pytest.fail(f"lab {' '.join(words)} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+def apply(lab: labs.Lab, *hosts: str) -> None:
+    """An apply that changes nothing."""
+    done = run_lab(lab, "apply", *hosts, "--json")
+    outcomes = json.loads(done.stdout)["hosts"]
+    assert outcomes, "no host was applied"
+    for name, outcome in outcomes.items():
+        assert outcome["succeeded"] > 0, f"{name}: no state ran"
+        assert outcome["changed"] == 0, f"{name} was not unchanged: {outcome}"
+
+
+def state_apply(host: Host, *states: str) -> dict[str, Any]:
+    """A `salt-call state.apply` that changes nothing; its states as Salt returns them."""
+    done = host.run([*SALT_CALL, "state.apply", *states, "queue=True"])
+    returned: dict[str, Any] = json.loads(done.stdout)["local"]
+    outcome = converge.read(returned, 0, False)
+    assert outcome.succeeded > 0 and not outcome.failures, outcome.failures
+    assert not outcome.changes, f"{host.fqdn} was not unchanged: {outcome.changes}"
+    return returned
+
+
+def grains(host: Host) -> None:
+    assert "os_family" in json.loads(host.run([*SALT_CALL, "grains.items"]).stdout)["local"]
+
+
+def koji(host: Host, *words: str) -> None:
+    assert host.run(["koji", *words]).stdout.strip(), f"koji {' '.join(words)} printed nothing"
+
+
+def take_turns(rounds: int, *runs: Callable[[], object]) -> Iterator[float]:
+    """Median seconds of each of ``runs``; every other round goes backwards, so that none always follows another."""
+    taken: list[list[float]] = [[] for _ in runs]
+    for number in range(rounds):
+        order = range(len(runs)) if number % 2 == 0 else range(len(runs) - 1, -1, -1)
+        for each in order:
+            start = time.monotonic()
+            runs[each]()
+            taken[each].append(time.monotonic() - start)
+    return map(statistics.median, taken)
+
+
+def test_highstate(quiet: labs.Lab, hub: Host, table: Table) -> None:
+    """What `lab apply` and Salt add to reading one host's facts."""
+    base, by_lab, by_call = take_turns(
+        3, lambda: grains(hub), lambda: apply(quiet, hub.name), lambda: state_apply(hub)
+    )
+    table.add(f"lab apply {hub.name}", by_lab, "salt-call grains.items", base, aim=10)
+    table.add(f"salt-call state.apply ({hub.name})", by_call, "salt-call grains.items", base, aim=10)
+
+
+def test_content(admin: Host, table: Table) -> None:
+    """What it costs to compare all of Koji's content, against one question to the hub."""
+    own: list[float] = []
+
+    def content() -> None:
+        for key, state in state_apply(admin, "koji.content").items():
+            if key.startswith("koji_content_|-"):
+                own.append(float(state["duration"]) / 1000)
+
+    base, whole = take_turns(3, lambda: koji(admin, "list-tags"), content)
+    assert len(own) == 3, "koji.content was not applied"
+    table.add("salt-call state.apply koji.content", whole, "koji list-tags", base)
+    table.add("… the state koji-content alone", statistics.median(own), "koji list-tags", base)
+
+
+def test_buildroot(quiet: labs.Lab, table: Table) -> None:
+    """A build root that is there must not be made or imported again."""
+    host = quiet.need_role("koji.bootstrap")
+    tag = json.loads((host.root / "etc/goose/buildroot.json").read_text())["tag"]
+
+    def status() -> None:
+        assert json.loads(host.run([*BUILDROOT, "status"]).stdout)["done"] is True
+
+    def bring_in() -> None:
+        assert json.loads(host.run([*BUILDROOT, "import"]).stdout)["imported"] == 0
+
+    base, asked, imported = take_turns(5, lambda: koji(host, "list-tagged", tag), status, bring_in)
+    table.add("koji_buildroot.py status", asked, f"koji list-tagged {tag}", base)
+    table.add("koji_buildroot.py import", imported, f"koji list-tagged {tag}", base)
+
+
+def test_status(quiet: labs.Lab, hub: Host, table: Table) -> None:
+    """Looking at all hosts, against entering one."""
+
+    def status() -> None:
+        hosts = json.loads(run_lab(quiet, "status", "--json").stdout)["hosts"]
+        assert hosts.keys() == {host.name for host in quiet.hosts}
+
+    base, whole = take_turns(5, lambda: hub.run(["true"]), status)
+    table.add("lab status", whole, "nsenter true", base)
+
+
+def test_up_again(quiet: labs.Lab, table: Table) -> None:
+    """`up` where all is up is an apply, and a question for the first package."""
+    builds: list[str] = []
+
+    def up() -> None:
+        lines = run_lab(quiet, "up").stdout.splitlines()
+        builds.extend(line for line in lines if line.startswith("First package"))
+
+    base, whole = take_turns(1, lambda: apply(quiet), up)
+    assert len(builds) == 1 and "of an earlier run" in builds[0], f"the first package was built again: {builds}"
+    table.add("lab up, again", whole, "lab apply", base)
