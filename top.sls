@@ -24,4 +24,8 @@ base:
   '{{ grains['id'] }}':
 {%- for role in known if role in roles or role in every_host %}
     - {{ role }}
+{%- if role == 'pki' and 'koji.bootstrap' in roles %}
+    # Early, because it takes minutes and runs beside what follows.
+    - koji.bootstrap.make
+{%- endif %}
 {%- endfor %}

@@ -11,6 +11,7 @@ import importlib
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -22,6 +23,9 @@ from typing import Any
 from goose import koji_call
 
 EXIT_DONE, EXIT_PARTLY, EXIT_USAGE, EXIT_AUTHENTICATION, EXIT_KOJI, EXIT_TOOL = 0, 1, 2, 3, 4, 5
+
+# Seconds that a new repo may take.
+_REPO_WAIT = 3600
 
 Say = Callable[[str], None]
 
@@ -117,6 +121,9 @@ def dist_of(release: str, spec: str) -> str:
 
 
 def _spec_text(path: Path) -> str:
+    missing = next((program for program in ("rpm2cpio", "cpio") if shutil.which(program) is None), None)
+    if missing:
+        raise RebuildError(f"Reading source RPMs needs {missing}, which is not installed.", EXIT_TOOL)
     with subprocess.Popen(["rpm2cpio", str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as archive:
         done = subprocess.run(
             ["cpio", "--quiet", "--to-stdout", "-i", "*.spec"],
@@ -275,6 +282,7 @@ class Rebuild:
         parents = self._session.getFullInheritance(self.build_tag)
         tags = [self._session.getTag(self.build_tag)["id"], *(link["parent_id"] for link in parents)]
         told = False
+        end = self._clock() + _REPO_WAIT
         while True:
             repo = self._session.getRepo(self.build_tag)
             if repo:
@@ -284,6 +292,9 @@ class Rebuild:
             if not told:
                 self._say(f"waiting for a repo of {self.build_tag} with all that is tagged")
                 told = True
+            if self._clock() > end:
+                sentence = f"{self.build_tag} got no new repo in {_REPO_WAIT} s: does kojira run, and does newRepo succeed?"
+                raise RebuildError(sentence, EXIT_KOJI)
             self._sleep(self._pause)
 
     def _existing(self, srpm: Srpm) -> Mapping[str, Any] | None:

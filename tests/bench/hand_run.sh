@@ -313,7 +313,6 @@ koji grant-permission repo kojira
 koji grant-permission --new build kojiadmin
 koji add-host $host x86_64
 koji add-host-to-channel $host createrepo
-koji edit-host --capacity=2 $host
 END
 
 step build root made

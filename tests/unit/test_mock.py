@@ -11,6 +11,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 _loader = importlib.machinery.SourceFileLoader("goose_mock", str(ROOT / "koji/files/mock"))
 _spec = importlib.util.spec_from_loader("goose_mock", _loader)
+assert _spec is not None
 mock = importlib.util.module_from_spec(_spec)
 sys.modules["goose_mock"] = mock
 _bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True

@@ -117,9 +117,14 @@ class Host:
             "--console=read-only",
             *binds,
         ]
-        # Outside systemd there is no unit to make the host's cgroup in.
         if Path("/proc/1/comm").read_text().strip() != "systemd":
+            # Outside systemd there is no unit to make the host's cgroup in, and hosts that share
+            # one cannot tell whose processes are in it: their systemd then kills none.
             command.append("--keep-unit")
+            for cgroup in self._cgroups():
+                cgroup.mkdir(exist_ok=True)
+            enter = "".join(f"echo $$ >{cgroup}/cgroup.procs; " for cgroup in self._cgroups())
+            command = ["/bin/sh", "-c", f'{enter}exec "$@"', "sh", *command]
         with (self.directory / "console.log").open("wb") as console:
             process = subprocess.Popen(
                 command,
@@ -194,7 +199,17 @@ class Host:
         except (OSError, ValueError):
             pass
 
+    def _cgroups(self) -> list[Path]:
+        """The host's own cgroup, in each hierarchy that systemd uses."""
+        mounts = [line.split() for line in Path("/proc/mounts").read_text().splitlines()]
+        used = [words[1] for words in mounts if words[2] == "cgroup2" or "name=systemd" in words[3].split(",")]
+        return [Path(point) / f"lab-{self.machine}" for point in used]
+
     def remove(self) -> None:
         """Remove the host, which must be off."""
+        for cgroup in self._cgroups():
+            # Each directory is a cgroup, and its files are the kernel's.
+            for directory, _, _ in os.walk(cgroup, topdown=False):
+                os.rmdir(directory)
         remove_tree(self.directory)
 

@@ -14,7 +14,7 @@ _PURE = "{base}/lib/python{py_version_short}/site-packages"
 _PLATFORM = "{platbase}/" + _LIB + "/python{py_version_short}/site-packages"
 
 for _scheme in ("posix_prefix", "posix_local", "deb_system"):
-    _paths = sysconfig._INSTALL_SCHEMES.get(_scheme)
+    _paths = sysconfig._INSTALL_SCHEMES.get(_scheme)  # type: ignore[attr-defined]
     if _paths:
         _paths.update(stdlib=_STANDARD, platstdlib=_STANDARD, purelib=_PURE, platlib=_PLATFORM,
                       scripts="{base}/bin", data="{base}")
