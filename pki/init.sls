@@ -81,7 +81,8 @@ pki-{{ identity.name }}-certificate:
     - name: {{ path }}.crt
 {%- if not pki.is_ca_host %}
     - ca_server: {{ pki.ca_host }}
-    # A CA host that is asked by many hosts at once does not always answer.
+    # On the way to the CA host Salt itself fails now and then ("dictionary keys changed
+    # during iteration"), and asking again is all that it takes.
     - retry: {attempts: 4, interval: 3}
 {%- endif %}
     - signing_policy: {{ identity.name }}-{{ grains['id'] }}

@@ -12,6 +12,9 @@ from typing import Any
 from goose.lab.host import Host
 from goose.lab.run import LabError, Progress, wait_for
 
+# Seconds to wait for another state run on a host.
+_BUSY = 900
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -69,7 +72,7 @@ def apply(
 
     Returns the outcome of each by its short name; a host that does not answer has failed.
     """
-    arguments = ["state.apply", *([states] if states else []), "queue=True", *(["test=True"] if test else [])]
+    arguments = ["state.apply", *([states] if states else []), *(["test=True"] if test else [])]
     outcomes: dict[str, Outcome] = {}
     by_id = {host.fqdn: host for host in hosts}
 
@@ -87,17 +90,22 @@ def apply(
     start = time.monotonic()
     if master is None:
         for host in hosts:
-            done = host.run(["salt-call", "--local", "--out=json", "--out-indent=-1", *arguments], check=False)
-            note(host.fqdn, _local(done), time.monotonic() - start)
+            note(host.fqdn, _call(host, arguments), time.monotonic() - start)
     else:
         running = [fqdn for fqdn, host in by_id.items() if host.leader() is not None]
         _wait_for_minions(master, running, progress)
         # After so many seconds Salt asks those that have not returned whether they are still at it, and
         # gives up a host that does not say so within gather_job_timeout: a busy one may take longer.
-        salt = ["salt", "--out=json", "--out-indent=-1", "--timeout=300", "-L", ",".join(running)]
-        for fqdn, returned in _stream(master, [*salt, *arguments]):
-            if fqdn in by_id:
-                note(fqdn, returned, time.monotonic() - start)
+        salt = ["salt", "--out=json", "--out-indent=-1", "--timeout=300", "-L"]
+        while running:
+            busy = []
+            for fqdn, returned in _stream(master, [*salt, ",".join(running), *arguments]):
+                if _is_busy(returned) and time.monotonic() < start + _BUSY:
+                    busy.append(fqdn)
+                elif fqdn in by_id:
+                    note(fqdn, returned, time.monotonic() - start)
+            running = busy
+            time.sleep(2 if busy else 0)
     for fqdn, host in by_id.items():
         if host.name not in outcomes:
             note(fqdn, f"{fqdn} did not return: is it running (`scripts/lab status`)?", time.monotonic() - start)
@@ -109,15 +117,29 @@ def local(host: Host, states: Sequence[str]) -> Outcome:
     start = time.monotonic()
     # Unlike a highstate, a list of states does not bring the tree's own modules.
     host.run(["salt-call", "--local", "saltutil.sync_all"], what=f"Bringing the tree's modules to {host.fqdn}")
-    command = ["salt-call", "--local", "--out=json", "--out-indent=-1", "state.apply", ",".join(states), "queue=True"]
-    return read(_local(host.run(command, check=False)), time.monotonic() - start, False)
+    return read(_call(host, ["state.apply", ",".join(states)]), time.monotonic() - start, False)
 
 
-def _local(done: subprocess.CompletedProcess[str]) -> Any:
-    try:
-        return json.loads(done.stdout)["local"]
-    except (ValueError, KeyError):
-        return f"salt-call did not say what it did:\n{done.stdout}\n{done.stderr}".strip()
+def _call(host: Host, arguments: Sequence[str]) -> Any:
+    """What a masterless `salt-call` on ``host`` returns, once no other state run is under way there."""
+    start = time.monotonic()
+    while True:
+        done = host.run(["salt-call", "--local", "--out=json", "--out-indent=-1", *arguments], check=False)
+        try:
+            returned = json.loads(done.stdout)["local"]
+        except (ValueError, KeyError):
+            return f"salt-call did not say what it did:\n{done.stdout}\n{done.stderr}".strip()
+        if not _is_busy(returned) or time.monotonic() > start + _BUSY:
+            return returned
+        time.sleep(2)
+
+
+def _is_busy(returned: Any) -> bool:
+    """Whether Salt refused because another state run is under way on the host.
+
+    Its own `queue=True` does not wait: it answers at once, and a masterless host never runs the job.
+    """
+    return isinstance(returned, list) and any("is running as PID" in str(line) for line in returned)
 
 
 def _stream(master: Host, command: Sequence[str]) -> Iterator[tuple[str, Any]]:
