@@ -6,6 +6,7 @@ The packages here wait in their %build until the test lets them go, so that what
 from __future__ import annotations
 
 import json
+import secrets
 import subprocess
 import sys
 import threading
@@ -26,9 +27,10 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 
-def waiting_build(name: str) -> list[str]:
+
+def waiting_build(mark: str) -> list[str]:
     """A %build that is found by a file in its directory, and let go by another; after five minutes it goes by itself."""
-    return [f"touch here-{name}", f"for i in $(seq 600); do test -e go-{name} && break; sleep 0.5; done"]
+    return [f"touch here-{mark}", f"for i in $(seq 600); do test -e go-{mark} && break; sleep 0.5; done"]
 
 
 @dataclass
@@ -38,6 +40,8 @@ class Rebuild:
     name: str
     srpms: dict[str, Path]
     builders: list[Host]
+    run: str
+    """Tells its build roots from those that an earlier run has left behind."""
     process: subprocess.Popen[str] = field(init=False)
     released: threading.Event = field(default_factory=threading.Event)
 
@@ -47,10 +51,9 @@ class Rebuild:
             [str(ROOT / "scripts/lab"), *words], stdout=subprocess.PIPE, stderr=sys.stderr, text=True
         )
 
-    @staticmethod
-    def _waiting(package: str, host: Host) -> list[Path]:
+    def _waiting(self, package: str, host: Host) -> list[Path]:
         """The directories on a host in which the package waits."""
-        found = host.root.glob(f"var/lib/mock/*/root/builddir/build/BUILD/here-{package}")
+        found = host.root.glob(f"var/lib/mock/*/root/builddir/build/BUILD/here-{package}-{self.run}")
         return [path.parent for path in found]
 
     def builder(self, package: str, seconds: float = 150) -> Host:
@@ -70,7 +73,7 @@ class Rebuild:
                 for package in self.srpms:
                     for host in self.builders:
                         for directory in self._waiting(package, host):
-                            (directory / f"go-{package}").touch()
+                            (directory / f"go-{package}-{self.run}").touch()
 
         threading.Thread(target=let_go, daemon=True).start()
 
@@ -93,9 +96,10 @@ def make(command: Command, lab: labs.Lab) -> Iterator[Make]:
         return command.on(source.name, *words, stdin=stdin)
 
     def start(*names: str) -> Rebuild:
-        srpms = {name: make_srpm(on, source.root, name, waiting_build(name)) for name in names}
+        run = secrets.token_hex(4)
+        srpms = {name: make_srpm(on, source.root, name, waiting_build(f"{name}-{run}")) for name in names}
         builders = [host for host in lab.hosts if "koji.builder" in host.roles]
-        rebuild = Rebuild(lab.record.name, srpms, builders)
+        rebuild = Rebuild(lab.record.name, srpms, builders, run)
         started.append(rebuild)
         rebuild.start()
         return rebuild
@@ -126,8 +130,13 @@ def active(host: Host, unit: str) -> bool:
     return host.run(["systemctl", "is-active", unit], check=False).returncode == 0
 
 
+def last_heard(hub: Hub, name: str) -> float:
+    """When a builder has last spoken to the hub, in seconds since the epoch."""
+    return float(hub("getLastHostUpdate", hub("getHost", name)["id"], ts=True))
+
+
 def spoke_since(hub: Hub, name: str, moment: float) -> bool:
-    return bool(hub("getLastHostUpdate", name, ts=True) > moment)
+    return last_heard(hub, name) > moment
 
 
 def everything_is_back(command: Command, lab: labs.Lab, hub: Hub) -> None:
@@ -144,7 +153,7 @@ def everything_is_back(command: Command, lab: labs.Lab, hub: Hub) -> None:
                     f"{unit} on {host.name} to be back", 60,
                 )  # fmt: skip
     builders = [host.fqdn for host in lab.hosts if "koji.builder" in host.roles]
-    since = {name: hub("getLastHostUpdate", name, ts=True) for name in builders}
+    since = {name: last_heard(hub, name) for name in builders}
     for name in builders:
         wait_for(
             partial(spoke_since, hub, name, since[name]),

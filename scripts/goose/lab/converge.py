@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -93,7 +93,7 @@ def apply(
             note(host.fqdn, _call(host, arguments), time.monotonic() - start)
     else:
         running = [fqdn for fqdn, host in by_id.items() if host.leader() is not None]
-        _wait_for_minions(master, running, progress)
+        _wait_for_minions(master, {fqdn: by_id[fqdn] for fqdn in running}, progress)
         # After so many seconds Salt asks those that have not returned whether they are still at it, and
         # gives up a host that does not say so within gather_job_timeout: a busy one may take longer.
         salt = ["salt", "--out=json", "--out-indent=-1", "--timeout=300", "-L"]
@@ -156,14 +156,23 @@ def _stream(master: Host, command: Sequence[str]) -> Iterator[tuple[str, Any]]:
                 continue
 
 
-def _wait_for_minions(master: Host, ids: list[str], progress: Progress) -> None:
-    """Wait until every host answers its master, which just after a boot takes some seconds."""
-    missing: list[str] = []
+def _wait_for_minions(master: Host, hosts: Mapping[str, Host], progress: Progress) -> None:
+    """Wait until every host (by id) answers its master, which just after a boot takes some seconds."""
+    missing = list(hosts)
+    rounds = 0
 
     def all_answer() -> bool:
-        ping = ["salt", "--out=json", "--out-indent=-1", "--timeout=2", "-L", ",".join(ids), "test.ping"]
+        nonlocal rounds
+        if not missing:
+            return True
+        ping = ["salt", "--out=json", "--out-indent=-1", "--timeout=2", "-L", ",".join(missing), "test.ping"]
         answers = {fqdn for fqdn, answer in _stream(master, ping) if answer is True}
-        missing[:] = [fqdn for fqdn in ids if fqdn not in answers]
+        missing[:] = [fqdn for fqdn in missing if fqdn not in answers]
+        rounds += 1
+        if rounds == 2:
+            # One that was up before its master gave up on it, and asks again only after most of a minute.
+            for fqdn in missing:
+                hosts[fqdn].run(["systemctl", "restart", "salt-minion"], check=False)
         return not missing
 
     try:
