@@ -18,18 +18,19 @@ def __virtual__() -> str:
     return __virtualname__
 
 
-def sign(name: str, csr: str) -> str:
+def sign(name: str, csr: str, out: str = "") -> str:
     """Sign the certificate request of the person ``name``; return the certificate's PEM text.
 
     Of the request (a path, or its PEM text) only the public key is taken: the subject is the
     Koji user ``name``, and lifetime and usages are pillar ``pki``'s. A copy stays in the CA's
-    ``issued`` directory, where `issued` finds its serial number when it must be revoked.
+    ``issued`` directory, where `issued` finds its serial number when it must be revoked. With
+    ``out`` the certificate is written to that file too.
 
     CLI Example:
 
     .. code-block:: bash
 
-        salt-call --out=newline_values_only goose_pki.sign alice /root/alice.csr
+        salt-call goose_pki.sign alice /root/alice.csr out=/root/alice.crt
     """
     pki, ca_dir = _ca()
     if not _NAME.fullmatch(name):
@@ -48,7 +49,7 @@ def sign(name: str, csr: str) -> str:
             f"{csr if os.path.exists(csr) else 'the text given'} is no certificate request in PEM form ({error}):"
             " make one with `openssl req -new -newkey rsa:3072 -nodes -keyout NAME.key -subj /CN=NAME -out NAME.csr`."
         ) from error
-    return __salt__["x509.create_certificate"](
+    certificate = __salt__["x509.create_certificate"](
         public_key=public_key,
         signing_private_key=f"{ca_dir}/ca.key",
         signing_cert=f"{ca_dir}/ca.crt",
@@ -63,6 +64,9 @@ def sign(name: str, csr: str) -> str:
         copypath=f"{ca_dir}/issued",
         prepend_cn=False,
     )
+    if out:
+        __salt__["file.write"](out, certificate)
+    return certificate
 
 
 def issued() -> list[dict[str, Any]]:
