@@ -89,7 +89,9 @@ def install(directory: Path) -> Path:
 
     Of its own, because this tree has directories called koji and salt.
     """
-    subprocess.run([sys.executable, "-m", "venv", str(directory)], check=True, timeout=120)
+    # It sees the distribution's modules too: rpm's bindings, which check downloads, come with those alone.
+    venv = [sys.executable, "-m", "venv", "--system-site-packages", str(directory)]
+    subprocess.run(venv, check=True, timeout=120)
     pip = [str(directory / "bin/pip"), "install", "--quiet", "--disable-pip-version-check"]
     for words in (["--no-deps", PACKAGES[0]], PACKAGES[1:]):
         done = subprocess.run([*pip, *words], capture_output=True, text=True, check=False, timeout=300)
