@@ -208,8 +208,16 @@ class Host:
     def remove(self) -> None:
         """Remove the host, which must be off."""
         for cgroup in self._cgroups():
-            # Each directory is a cgroup, and its files are the kernel's.
-            for directory, _, _ in os.walk(cgroup, topdown=False):
-                os.rmdir(directory)
+            wait_for(lambda: _removed(cgroup), what=f"the processes of {self.fqdn} to end", seconds=60)  # noqa: B023
         remove_tree(self.directory)
 
+
+def _removed(cgroup: Path) -> bool:
+    """Remove a cgroup with all below it; false while a process that was killed still ends in it."""
+    try:
+        # Each directory is a cgroup, and its files are the kernel's.
+        for directory, _, _ in os.walk(cgroup, topdown=False):
+            os.rmdir(directory)
+    except OSError:
+        return False
+    return True
