@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from goose.lab.host import Host
 from goose.lab.run import LabError, Progress, wait_for
 
-# Seconds to wait for another state run on a host.
+# Seconds to wait for another state run on a host, and for a minion to answer.
 _BUSY = 900
+_ANSWER = 120
 
 
 @dataclass(frozen=True)
@@ -92,15 +94,15 @@ def apply(
         for host in hosts:
             note(host.fqdn, _call(host, arguments), time.monotonic() - start)
     else:
-        running = [fqdn for fqdn, host in by_id.items() if host.leader() is not None]
-        _wait_for_minions(master, {fqdn: by_id[fqdn] for fqdn in running}, progress)
+        running = _answering(master, [fqdn for fqdn, host in by_id.items() if host.leader() is not None])
         # After so many seconds Salt asks those that have not returned whether they are still at it, and
         # gives up a host that does not say so within gather_job_timeout: a busy one may take longer.
         salt = ["salt", "--out=json", "--out-indent=-1", "--timeout=300", "-L"]
         while running:
             busy = []
             for fqdn, returned in _stream(master, [*salt, ",".join(running), *arguments]):
-                if _is_busy(returned) and time.monotonic() < start + _BUSY:
+                # Whether the job was lost on its way or only its return, asking again tells.
+                if (_is_busy(returned) or _is_lost(returned)) and time.monotonic() < start + _BUSY:
                     busy.append(fqdn)
                 elif fqdn in by_id:
                     note(fqdn, returned, time.monotonic() - start)
@@ -108,7 +110,8 @@ def apply(
             time.sleep(2 if busy else 0)
     for fqdn, host in by_id.items():
         if host.name not in outcomes:
-            note(fqdn, f"{fqdn} did not return: is it running (`scripts/lab status`)?", time.monotonic() - start)
+            why = "does not answer its Salt master" if host.leader() is not None else "is off"
+            note(fqdn, f"{fqdn} {why}: `scripts/lab status` tells more, `scripts/lab up` boots it.", time.monotonic() - start)
     return outcomes
 
 
@@ -156,28 +159,22 @@ def _stream(master: Host, command: Sequence[str]) -> Iterator[tuple[str, Any]]:
                 continue
 
 
-def _wait_for_minions(master: Host, hosts: Mapping[str, Host], progress: Progress) -> None:
-    """Wait until every host (by id) answers its master, which just after a boot takes some seconds."""
-    missing = list(hosts)
-    rounds = 0
+def _is_lost(returned: Any) -> bool:
+    """Whether Salt says in place of a host that it got no return."""
+    return isinstance(returned, str) and returned.startswith("Minion did not return")
+
+
+def _answering(master: Host, ids: Sequence[str]) -> list[str]:
+    """Those of the hosts that answer their master, which just after a boot takes some seconds."""
+    missing = list(ids)
 
     def all_answer() -> bool:
-        nonlocal rounds
-        if not missing:
-            return True
-        ping = ["salt", "--out=json", "--out-indent=-1", "--timeout=2", "-L", ",".join(missing), "test.ping"]
-        answers = {fqdn for fqdn, answer in _stream(master, ping) if answer is True}
-        missing[:] = [fqdn for fqdn in missing if fqdn not in answers]
-        rounds += 1
-        if rounds == 2:
-            # One that was up before its master gave up on it, and asks again only after most of a minute.
-            for fqdn in missing:
-                hosts[fqdn].run(["systemctl", "restart", "salt-minion"], check=False)
+        if missing:
+            ping = ["salt", "--out=json", "--out-indent=-1", "--timeout=2", "-L", ",".join(missing), "test.ping"]
+            answers = {fqdn for fqdn, answer in _stream(master, ping) if answer is True}
+            missing[:] = [fqdn for fqdn in missing if fqdn not in answers]
         return not missing
 
-    try:
-        wait_for(all_answer, what="every minion to answer", seconds=45)
-    except LabError:
-        progress(f"no answer from {', '.join(missing)}: going on with the others")
-
-
+    with contextlib.suppress(LabError):
+        wait_for(all_answer, what="every minion to answer", seconds=_ANSWER)
+    return [fqdn for fqdn in ids if fqdn not in missing]

@@ -86,8 +86,12 @@ class Lab:
 
     # Up
 
-    def boot(self) -> list[Host]:
-        """Make and boot what is not there yet, side by side; returns the hosts that were booted."""
+    def boot(self) -> None:
+        """Make and boot what is not there yet.
+
+        First the Salt master's host, until the master and its CA are there: a minion that finds no
+        master asks again only after most of a minute. Then the others, side by side.
+        """
         cache = record.directory() / "cache"
         bases = [host.base() for host in self.hosts]
         root = next((known for known in bases if known), None) or base.make(cache, self.settings, self.progress)
@@ -99,20 +103,28 @@ class Lab:
             seed.host(host, self.master)
         if self.master is not None:
             seed.keys(self.hosts, self.master)
-        for host in off:
+        if self.master is not None:
+            self._boot([host for host in off if host is self.master])
+            self._configure(self.master)
+        self._boot([host for host in off if host is not self.master])
+
+    def _boot(self, hosts: list[Host]) -> None:
+        for host in hosts:
             host.boot(seed.volumes(self.record, host, self.settings["volumes"], TREE, self.master))
         with ThreadPoolExecutor() as pool:
-            for host, _ in zip(off, pool.map(Host.wait_until_up, off)):
+            for host, _ in zip(hosts, pool.map(Host.wait_until_up, hosts)):
                 self.progress(f"{host.fqdn} is up at {host.address}")
-        return off
+
+    def _configure(self, master: Host) -> None:
+        """The Salt master and the CA, which everything on the other hosts needs."""
+        self.progress(f"{master.name}: configuring the Salt master and the certificate authority")
+        outcome = converge.local(master, [role for role in _FIRST_ROLES if role in master.roles])
+        if outcome.failed:
+            raise LabError(f"{master.fqdn}: " + "\n".join(outcome.failures))
+        master.run(["systemctl", "enable", "--quiet", "--now", "salt-minion"], what="Starting the master's own minion")
 
     def converge(self) -> None:
-        """Highstate of all hosts side by side, once the master and its CA are there."""
-        if self.master is not None:
-            self.progress(f"{self.master.name}: configuring the Salt master and the certificate authority")
-            outcome = converge.local(self.master, [role for role in _FIRST_ROLES if role in self.master.roles])
-            if outcome.failed:
-                raise LabError(f"{self.master.fqdn}: " + "\n".join(outcome.failures))
+        """Highstate of all hosts side by side."""
         self.progress(f"applying the highstate to {', '.join(host.name for host in self.hosts)}")
         outcomes = converge.apply(self.hosts, self.master, self.progress)
         failed = [name for name, outcome in outcomes.items() if outcome.failed]

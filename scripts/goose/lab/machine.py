@@ -144,5 +144,6 @@ def resolvers() -> str:
     own = Path("/etc/resolv.conf")
     text = own.read_text() if own.exists() else ""
     if re.search(r"^nameserver\s+127\.", text, re.MULTILINE) and stub.exists():
-        return stub.read_text()
-    return text
+        text = stub.read_text()
+    # Two questions from one port race in the kernel's NAT, and the one that is lost costs five seconds.
+    return text.rstrip("\n") + "\noptions single-request\n"

@@ -31,6 +31,11 @@ def pillar(record: Record, hosts: Sequence[Host], tree: Path, profile_pillar: di
 def host(host: Host, master: Host | None) -> None:
     """Prepare ``host``'s own layer. Without ``master`` it is masterless."""
     _write(host.root / "etc/hostname", f"{host.fqdn}\n")
+    names = host.root / "etc/hosts"
+    known = names.read_text() if names.exists() else ""
+    if host.fqdn not in known:
+        # Salt asks for its own name at every start, many times. The states add the others.
+        _write(names, f"{known}{host.address} {host.fqdn} {host.name}\n")
     network = (
         "[Match]\nName=host0\n\n"
         f"[Link]\nMTUBytes={mtu()}\n\n"
@@ -50,7 +55,10 @@ def host(host: Host, master: Host | None) -> None:
         minion["file_roots"] = {"base": ["/srv/salt"]}
         minion["pillar_roots"] = {"base": ["/srv/site-pillar", "/srv/salt/pillar"]}
     _write(host.root / "etc/salt/minion.d/lab.conf", yaml.safe_dump(minion, sort_keys=False))
-    if master is not None:
+    # The master's own minion is switched on when the master is there, and then starts after it.
+    if host == master:
+        _write(host.root / "etc/systemd/system/salt-minion.service.d/lab.conf", "[Unit]\nAfter=salt-master.service\n")
+    elif master is not None:
         wants = host.root / "etc/systemd/system/multi-user.target.wants/salt-minion.service"
         if not wants.is_symlink():
             wants.symlink_to("/etc/systemd/system/salt-minion.service")
