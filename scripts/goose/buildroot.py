@@ -1008,6 +1008,8 @@ def main(argv: Optional[Sequence[str]] = None, output: TextIO = sys.stdout) -> i
         config = load(args.config)
         ident = identity(config, args.overlay)
         made = args.out / ident.nvr
+        # What was imported once is not made again only because the hub is away for a moment.
+        imported = args.out / f"{ident.nvr}.imported"
         if args.command == "nvr":
             if not args.json:
                 print(ident.nvr, file=output)
@@ -1020,7 +1022,8 @@ def main(argv: Optional[Sequence[str]] = None, output: TextIO = sys.stdout) -> i
                     there = tagged(koji_session(config, login=False, timeout=15), config, ident)
                     reason = f"{ident.nvr} is {'' if there else 'not '}tagged into {config.tag}"
                 except Exception as error:
-                    reason = f"Koji does not say: {error}"
+                    there = args.made and imported.exists()
+                    reason = f"Koji does not say: {error}{'; it was imported earlier' if there else ''}"
             say(reason + ".")
             return result(EXIT_DONE if there else EXIT_NOT, nvr=ident.nvr, done=bool(there))
         if args.command == "make":
@@ -1047,6 +1050,7 @@ def main(argv: Optional[Sequence[str]] = None, output: TextIO = sys.stdout) -> i
                 raise BuildrootError(f"{made} is not there: run the command make first.", EXIT_USAGE)
             else:
                 number = bring_in(connect, session, config, ident, made, say)
+            imported.touch()
             if made.exists() and not args.keep:
                 shutil.rmtree(made)
         return result(EXIT_DONE, nvr=ident.nvr, imported=number)

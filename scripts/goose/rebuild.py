@@ -27,6 +27,9 @@ EXIT_DONE, EXIT_PARTLY, EXIT_USAGE, EXIT_AUTHENTICATION, EXIT_KOJI, EXIT_TOOL = 
 # Seconds that a new repo may take.
 _REPO_WAIT = 3600
 
+# Added to the priority of a build that no other waits for: those that others need are built first.
+_NOT_URGENT = 5
+
 Say = Callable[[str], None]
 
 
@@ -232,6 +235,7 @@ class Rebuild:
         """Build all, as many at a time as their needs allow; one that fails does not stop the rest."""
         results = {srpm.name: Built(srpm) for srpm in srpms}
         needs = order(srpms)
+        urgent = set().union(*needs.values())
         waiting = dict(results)
         running: dict[str, Built] = {}
         told: set[str] = set()
@@ -252,7 +256,7 @@ class Rebuild:
                 del waiting[name]
                 if failed:
                     continue
-                self._start(built)
+                self._start(built, 0 if name in urgent else _NOT_URGENT)
                 if built.task is not None:
                     running[name] = built
             for name in list(running):
@@ -313,7 +317,7 @@ class Rebuild:
                 return dict(build)
         return None
 
-    def _start(self, built: Built) -> None:
+    def _start(self, built: Built, priority: int) -> None:
         srpm = built.srpm
         built.started = self._clock()
         build = self._existing(srpm)
@@ -331,7 +335,7 @@ class Rebuild:
         self._list_package(srpm)
         directory = f"cli-build/{time.time()}.{os.getpid()}.{srpm.name}"
         self._session.uploadWrapper(str(srpm.path), directory)
-        built.task = self._session.build(f"{directory}/{srpm.path.name}", self.target)
+        built.task = self._session.build(f"{directory}/{srpm.path.name}", self.target, {}, priority)
         self._say(f"{srpm.nvr}: task {built.task}")
 
     def _repo_holds(self, nvrs: Sequence[str]) -> bool:

@@ -272,6 +272,26 @@ def test_made_already_is_not_made_again(tmp_path, overlay):
     assert buildroot.make(config(), overlay, tmp_path / "out", lambda text: None).name == ident.nvr
 
 
+def test_imported_is_not_made_again_while_the_hub_is_away(tmp_path, overlay, monkeypatch):
+    """Making it takes minutes; a hub that is being repaired answers in seconds."""
+    (tmp_path / "c.json").write_text(json.dumps(DATA))
+    out = tmp_path / "out"
+    out.mkdir()
+    status = ["--config", str(tmp_path / "c.json"), "--overlay", str(overlay), "--out", str(out), "status"]
+
+    def away(*arguments, **named):
+        raise ConnectionError("nothing listens there")
+
+    monkeypatch.setattr(buildroot, "koji_session", away)
+    assert buildroot.main([*status, "--made"]) == 1
+    (out / f"{buildroot.identity(config(), overlay).nvr}.imported").touch()
+    assert buildroot.main([*status, "--made"]) == 0
+    assert buildroot.main(status) == 1, "whether it is tagged only the hub can say"
+    # Where the hub answers, its word counts.
+    monkeypatch.setattr(buildroot, "koji_session", lambda *arguments, **named: Hub(tag="other"))
+    assert buildroot.main([*status, "--made"]) == 1
+
+
 def test_one_run_at_a_time(tmp_path):
     lock = tmp_path / "lock"
     with buildroot.only_one(lock), pytest.raises(buildroot.BuildrootError) as error, buildroot.only_one(lock):

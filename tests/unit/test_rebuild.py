@@ -55,6 +55,7 @@ class Session:
         self.fails: set[str] = set()
         self.repo_delay = 2
         self.dist = ".el1"
+        self.priorities: dict[str, int] = {}
 
     # The passing of time
 
@@ -140,9 +141,11 @@ class Session:
     def uploadWrapper(self, path: str, directory: str) -> None:
         self.calls.append(("upload", path))
 
-    def build(self, path: str, target: str) -> int:
+    def build(self, path: str, target: str, opts: dict[str, Any], priority: int) -> int:
         name = Path(path).name.split("-1-")[0]
         assert name in self.packages, "Koji refuses what is not in the package list"
+        assert priority >= 0, "only administrators may jump the queue"
+        self.priorities[name] = priority
         self.calls.append(("build", name, frozenset(self.repos[-1][1])))
         self.add(name, f"1{self.dist}", "BUILDING", left=2)
         return len(self.builds)
@@ -302,6 +305,12 @@ def test_builds_side_by_side(session: Session, rebuilder: rebuild.Rebuild) -> No
     assert session.started == ["one", "two"]
     assert ("packageListAdd", "goose-1", "two", "kojiadmin") in session.calls
     assert not [call for call in session.calls if call[:3] == ("packageListAdd", "goose-1", "one")]
+
+
+def test_what_others_need_comes_first(session: Session, rebuilder: rebuild.Rebuild) -> None:
+    """With more packages than builders, one that others wait for must not stand behind those that nobody waits for."""
+    rebuilder.run([srpm("leaf"), srpm("top", ["base-devel"]), srpm("base", gives=["base-devel"])])
+    assert session.priorities["base"] < session.priorities["leaf"] == session.priorities["top"]
 
 
 def test_existing_build_is_not_built_again(session: Session, rebuilder: rebuild.Rebuild, said: list[str]) -> None:

@@ -139,18 +139,23 @@ class Lab:
         if master is None or master not in hosts or test or states:
             return converge.apply(hosts, master, self.progress, test=test, states=states)
         # By itself: where this changes something the master restarts, and loses what all hosts have to say.
-        first = converge.local(master, ["salt.master"])
+        early = [(master, converge.local(master, ["salt.master"]))]
+        ca_host = self.need_role("pki.ca")
+        if ca_host in hosts:
+            # What the CA publishes, the others fetch.
+            early.append((ca_host, converge.apply([ca_host], master, self.progress, states="pki.ca")[ca_host.name]))
         outcomes = converge.apply(hosts, master, self.progress)
-        rest = outcomes[master.name]
-        outcomes[master.name] = replace(
-            rest,
-            changed=first.changed + rest.changed,
-            failed=first.failed + rest.failed,
-            changes=(*first.changes, *rest.changes),
-            failures=(*first.failures, *rest.failures),
-        )
-        for line in (*first.changes, *first.failures):
-            self.progress(f"{master.name}: {line}")
+        for host, first in early:
+            rest = outcomes[host.name]
+            outcomes[host.name] = replace(
+                rest,
+                changed=first.changed + rest.changed,
+                failed=first.failed + rest.failed,
+                changes=(*first.changes, *rest.changes),
+                failures=(*first.failures, *rest.failures),
+            )
+            for line in (*first.changes, *first.failures):
+                self.progress(f"{host.name}: {line}")
         return outcomes
 
     # Build
