@@ -1,25 +1,8 @@
 # A host's roles -> its states, and nothing else. The order below is the order
 # in which a host with several roles is converged; `roles` itself is unordered.
-{%- set known = [
-  'salt.master',
-  'pki.ca',
-  'common',
-  'pki',
-  'koji.nfs',
-  'koji.db',
-  'koji.hub',
-  'koji.web',
-  'koji.client',
-  'koji.content',
-  'koji.kojira',
-  'koji.bootstrap',
-  'koji.builder',
-] %}
+{%- import_yaml 'common/roles.yaml' as known %}
 {%- set every_host = ['common', 'pki'] %}
 {%- set roles = pillar.get('roles', []) %}
-{%- for role in roles if role not in known or role in every_host %}
-{{ raise("pillar/hosts.yaml gives " ~ grains['id'] ~ " the role '" ~ role ~ "', which is no role: choose from " ~ (known | reject('in', every_host) | join(', ')) ~ ".") }}
-{%- endfor %}
 base:
   '{{ grains['id'] }}':
 {%- for role in known if role in roles or role in every_host %}

@@ -11,6 +11,11 @@
 {{ raise("pillar/hosts.yaml gives " ~ id ~ " no address: add `address:` with its IP address.") }}
 {%- endif %}
 {%- endfor %}
+{#- Not in top.sls: of an error there Salt tells nobody but its log. -#}
+{%- import_yaml 'common/roles.yaml' as known %}
+{%- for role in pillar.get('roles', []) if role not in known or role in ('common', 'pki') %}
+{{ raise("pillar/hosts.yaml gives " ~ grains['id'] ~ " the role '" ~ role ~ "', which is no role: choose from " ~ (known | reject('in', ('common', 'pki')) | join(', ')) ~ ".") }}
+{%- endfor %}
 {%- if grains['id'] not in pillar.get('hosts', {}) %}
 {{ raise("Pillar 'hosts' has no entry for " ~ grains['id'] ~ ": add this host, its address and its roles to pillar/hosts.yaml (the minion id is the full host name).") }}
 {%- endif %}

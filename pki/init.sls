@@ -58,7 +58,6 @@ pki-trust:
   cmd.run:
     - name: {{ trust.command }}
     - unless: openssl verify -CAfile {{ trust.bundle }} -no-CApath -no-CAstore {{ pki.dir }}/ca.crt
-    - onlyif: test -e {{ trust.anchors }}/{{ pillar['site']['id'] }}-ca.crt
     - require:
       - goose_pki: pki-trust-anchor
 

@@ -344,9 +344,9 @@ HUB_DOWN = [
 SALT_MASTER = [
     Damage(
         "master's configuration edited", "salt",
-        "sed -i 's/goose-ca/goose-ca2/; s/^worker_threads.*/worker_threads: 1/' /etc/salt/master.d/goose.conf"
+        "sed -i 's/^gather_job_timeout.*/gather_job_timeout: 3/' /etc/salt/master.d/goose.conf"
         " && systemctl restart salt-master",
-        "grep -q '^worker_threads: 1$' /etc/salt/master.d/goose.conf",
+        "grep -q '^gather_job_timeout: 3$' /etc/salt/master.d/goose.conf",
         "salt-master-config",
     ),
 ]  # fmt: skip

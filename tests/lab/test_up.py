@@ -323,7 +323,7 @@ def test_second_lab_and_killed_up(lab: labs.Lab, tmp_path: Path) -> None:
         assert second.record.subnet != lab.record.subnet
         assert second.record.bridge != lab.record.bridge
 
-        again = Starting(tmp_path / "two").kill_at("configuring the Salt master")
+        again = Starting(tmp_path / "two").kill_at("applying the highstate")
         assert all(host.leader() for host in second.hosts), again
         assert not {host.address for host in second.hosts} & {host.address for host in lab.hosts}
         # Names and networks do not meet: each lab's `hub` is its own.

@@ -30,22 +30,22 @@ def service_files(root: Path) -> Iterator[str]:
 
 
 def roles_have_states(root: Path) -> Iterator[str]:
-    """A role of top.sls is a state."""
+    """A role of common/roles.yaml is a state."""
     for role in sources.roles(root):
         path = role.replace(".", "/")
         if not ((root / f"{path}.sls").is_file() or (root / path / "init.sls").is_file()):
-            yield f"top.sls names {role}, and there is neither {path}.sls nor {path}/init.sls."
+            yield f"common/roles.yaml names {role}, and there is neither {path}.sls nor {path}/init.sls."
 
 
 def roles_have_tests(root: Path) -> Iterator[str]:
-    """A role of top.sls has its testinfra file, and each such file a role."""
+    """A role of common/roles.yaml has its testinfra file, and each such file a role."""
     directory = root / "tests/testinfra"
     wanted = {f"test_{role.replace('.', '_')}.py": role for role in sources.roles(root)}
     there = {path.name for path in directory.glob("test_*.py")}
     for name in sorted(set(wanted) - there):
-        yield f"tests/testinfra/{name} is missing: top.sls names {wanted[name]}."
+        yield f"tests/testinfra/{name} is missing: common/roles.yaml names {wanted[name]}."
     for name in sorted(there - set(wanted)):
-        yield f"tests/testinfra/{name} belongs to no role of top.sls."
+        yield f"tests/testinfra/{name} belongs to no role of common/roles.yaml."
 
 
 def small_executables(root: Path) -> Iterator[str]:

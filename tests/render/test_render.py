@@ -332,7 +332,7 @@ def test_unknown_role(renders: Renders) -> None:
     with pytest.raises(
         salt_tree.RenderError, match=rf"{re.escape(name)} the role 'koji.hup'.*choose from .*koji.hub"
     ):
-        renders.host(case, name, "Debian-12", pillar=pillar).top()
+        renders.host(case, name, "Debian-12", pillar=pillar).highstate()
 
 
 def required_keys() -> set[str]:

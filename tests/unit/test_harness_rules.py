@@ -10,7 +10,7 @@ import rules
 import sources
 
 SOUND = {
-    "top.sls": "{%- set known = [\n  'common',\n  'web.server',\n] %}\n",
+    "common/roles.yaml": "- common\n- web.server\n",
     "common/platforms.yaml": "- Debian-12\n",
     "common/init.sls": "a:\n  file.managed:\n    - mode: '0644'\n",
     "common/files/a.conf": "# as pillar package_repos has it\nname = {{ name }}\n",

@@ -47,8 +47,10 @@ def read(returned: Any, seconds: float, test: bool) -> Outcome:
     changes or (``test``) its result is none.
     """
     if not isinstance(returned, dict):
-        lines = returned if isinstance(returned, list) else [str(returned)]
-        return Outcome(failed=1, seconds=seconds, failures=tuple(str(line) for line in lines))
+        lines = returned if isinstance(returned, list) else [returned]
+        # The sentence stands first, then the place in the template; Salt's own stack says nothing more.
+        said = (str(line).partition("\nTraceback (most recent call last)")[0] for line in lines)
+        return Outcome(failed=1, seconds=seconds, failures=tuple(said))
     failures, changes = [], []
     succeeded = 0
     for key, state in sorted(returned.items(), key=lambda item: item[1].get("__run_num__", 0)):
@@ -111,7 +113,8 @@ def apply(
     for fqdn, host in by_id.items():
         if host.name not in outcomes:
             why = "does not answer its Salt master" if host.leader() is not None else "is off"
-            note(fqdn, f"{fqdn} {why}: `scripts/lab status` tells more, `scripts/lab up` boots it.", time.monotonic() - start)
+            returned = f"{fqdn} {why}: `scripts/lab status` tells more, `scripts/lab up` boots it."
+            note(fqdn, returned, time.monotonic() - start)
     return outcomes
 
 
