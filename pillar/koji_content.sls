@@ -3,7 +3,9 @@
 # this of a hub that is already there. Named things are maps, so that local.sls can add to them;
 # a list does too (`packages: [bash, {gcc: {type: default}}]`). What is not said has its default.
 {%- import_yaml 'site.yaml' as site %}
-{%- set release = site.id ~ '-' ~ site.version %}
+{#- A value that is missing is named by the states, which see what a host needs; here only the log would know. -#}
+{%- set id, version = site.get('id', ''), site.get('version', '') %}
+{%- set release = id ~ '-' ~ version %}
 koji:
   content:
     # What is on the hub and not here is reported. It is removed for the kinds that are true here:
@@ -29,7 +31,7 @@ koji:
     channels: {}
 
     # Every host with the role koji.builder is here by itself, with koji:builders (arches, capacity,
-    # channels) for what is not said: builder2.{{ site.domain }}: {capacity: 4, enabled: false, comment: disk is full}
+    # channels) for what is not said: builder2.goose.example: {capacity: 4, enabled: false, comment: disk is full}
     hosts: {}
 
     # name: URL. What a site without the embedded build root builds from:
@@ -46,7 +48,7 @@ koji:
           mode: at-least
           owner: kojiadmin
           list:
-            {{ site.id }}-release: {}
+            {{ id }}-release: {}
       {{ release }}-testing:
         arches: default
         inheritance: {{ '{' }}{{ release }}-release: {priority: 0}}
@@ -67,7 +69,7 @@ koji:
         external_repos: {}
         extra:
           mock.package_manager: dnf
-          rpm.macro.dist: .{{ site.get('dist', 'el' ~ site.version) }}
+          rpm.macro.dist: .{{ site.get('dist', 'el' ~ version) }}
         groups:
           build:
             packages: [bash, bzip2, coreutils, cpio, diffutils, findutils, gawk, gcc, gcc-c++, glibc-minimal-langpack,

@@ -28,7 +28,7 @@ x509_signing_policies:
     signing_private_key: /etc/pki/goose-ca/ca.key
     signing_cert: /etc/pki/goose-ca/ca.crt
     # A string replaces what the request asks for; a mapping would be merged with it.
-    subject: 'CN={{ leaf.cn }},O={{ site.name }}'
+    subject: 'CN={{ leaf.cn }},O={{ site.get('name', '') }}'
     subjectAltName: 'DNS:{{ leaf.cn }}'
     basicConstraints: critical, CA:FALSE
     keyUsage: critical, digitalSignature, keyEncipherment
