@@ -5,6 +5,7 @@
   'pki.ca',
   'common',
   'pki',
+  'lookaside',
   'koji.nfs',
   'koji.db',
   'koji.hub',
