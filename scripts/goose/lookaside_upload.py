@@ -56,6 +56,8 @@ from goose.lookaside import (
 _CHUNK = 1 << 18
 # Chunks that hashing may be behind.
 _AHEAD = 16
+# Bytes of a form that are in memory at once: the decoder refuses more.
+_FORM_BUFFER = 1 << 21
 # Bytes that a form may have beside its file: fields, headers and boundaries; and bytes of one field.
 _FORM = 1 << 16
 _FIELD = 4096
@@ -194,12 +196,11 @@ class Upload:
         length = environ.get("CONTENT_LENGTH") or ""
         if not length.isdecimal():
             raise Refused(HTTPStatus.LENGTH_REQUIRED, "The request does not say its length (Content-Length).")
-        self._check_room(int(length))
         kind, options = parse_options_header(environ.get("CONTENT_TYPE", ""))
         boundary = str(options.get("boundary") or "")
         if kind != "multipart/form-data" or not re.fullmatch(r"[ -~]{1,200}", boundary):
             raise bad("The request is no form (multipart/form-data with a boundary).")
-        events = _events(_Decoder(boundary.encode(), 8 * _CHUNK), _chunks(environ["wsgi.input"], int(length)))
+        events = _events(_Decoder(boundary.encode(), _FORM_BUFFER), _chunks(environ["wsgi.input"], int(length)))
         fields: dict[str, str] = {}
         with contextlib.ExitStack() as stack:
             received = None
