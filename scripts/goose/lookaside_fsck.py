@@ -239,9 +239,10 @@ def _git(repository: Path, *words: str, stdin: bytes = b"") -> bytes:
         )
     except OSError as error:
         raise FsckError(f"git cannot be run ({error}): apply the state lookaside on this host.") from error
-    if done.returncode:
-        said = done.stderr.decode(errors="replace").strip().splitlines()
-        raise FsckError(f"The repository {repository} cannot be read: {said[-1] if said else 'git failed'}.")
+    # For a damaged object among many it says so and goes on, as if it were not there.
+    said = [line for line in done.stderr.decode(errors="replace").splitlines() if line.startswith(("error:", "fatal:"))]
+    if done.returncode or said:
+        raise FsckError(f"The repository {repository} cannot be read: {said[0] if said else 'git failed'}.")
     return done.stdout
 
 
