@@ -157,7 +157,7 @@ lookaside-fsck-{{ kind }}:
     - source: salt://lookaside/files/fsck.{{ kind }}.jinja
     - template: jinja
     - mode: '0644'
-    - context: {{ {'path': lookaside.path, 'user': lookaside.user, 'group': lookaside.group, 'fsck': lookaside.fsck,
+    - context: {{ {'path': lookaside.path, 'fsck': lookaside.fsck,
                    'program': lookaside.program_dir ~ '/lookaside_fsck.py'} | tojson }}
 {%- endfor %}
 
