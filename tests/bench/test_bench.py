@@ -10,9 +10,11 @@ is made here: without one these tests are skipped.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
+import shutil
 import statistics
 import subprocess
 import time
@@ -23,6 +25,8 @@ from typing import Any
 
 import pytest
 
+import rpkg_client
+from goose.lab import client as lab_client
 from goose.lab import converge, record
 from goose.lab import lab as labs
 from goose.lab.host import Host
@@ -210,3 +214,59 @@ def test_status(quiet: labs.Lab, hub: Host, table: Table) -> None:
 
     base, whole = take_turns(5, lambda: hub.run(["true"]), status)
     table.add("lab status", whole, "nsenter true", base)
+
+
+def test_lookaside_upload(quiet: labs.Lab, table: Table, tmp_path: Path) -> None:
+    """1 GB to the cache by rpkg's client, against hashing and against writing it here; memory that stays flat."""
+    cache = quiet.need_role("lookaside")
+    lab_client.write(quiet, tmp_path / "client")
+    services = quiet.services()
+    client = rpkg_client.client(
+        services["lookaside"], services["lookaside-upload"],
+        cert=tmp_path / "client/client.pem", ca=quiet.ca_path(),
+    )  # fmt: skip
+    archive, copy = tmp_path / "gigabyte.tar", tmp_path / "copy"
+    with archive.open("wb") as stream:
+        for _ in range(1024):
+            stream.write(os.urandom(1 << 20))
+    digest = client.hash_file(str(archive))
+    config = json.loads((cache.root / "etc/goose/lookaside.json").read_text())
+    stored = cache.root / config["path"].lstrip("/") / "archives/rpms/bench"
+
+    def blocks() -> Iterator[bytes]:
+        with archive.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                yield block
+
+    def hash_it() -> None:
+        found = hashlib.sha512()
+        for block in blocks():
+            found.update(block)
+        assert found.hexdigest() == digest
+
+    def write_it() -> None:
+        with copy.open("wb") as stream:
+            stream.writelines(blocks())
+            stream.flush()
+            os.fsync(stream.fileno())
+
+    def upload() -> None:
+        shutil.rmtree(stored, ignore_errors=True)
+        client.upload("rpms/bench", str(archive), digest)
+
+    def most_memory() -> int:
+        """KiB that the program's largest process ever had."""
+        script = "for p in $(grep -lz '^lookaside' /proc/[0-9]*/cmdline); do grep VmHWM ${p%cmdline}status; done"
+        found = re.findall(r"VmHWM:\s+(\d+)", cache.run(["sh", "-c", script]).stdout)
+        return max(map(int, found))
+
+    try:
+        uploaded, hashed, written = take_turns(3, upload, hash_it, write_it)
+    finally:
+        shutil.rmtree(stored, ignore_errors=True)
+        archive.unlink()
+        copy.unlink(missing_ok=True)
+    what, slower = max(("hashing", hashed), ("writing", written), key=lambda side: statistics.median(side[1]))
+    # 0.7 of the slower one's speed
+    table.add("lookaside upload of 1 GiB", uploaded, f"{what} it locally", slower, aim=1 / 0.7)
+    assert most_memory() < 100 * 1024, f"the upload program took {most_memory()} KiB"

@@ -224,6 +224,8 @@ class Lab:
             "koji-hub": ("koji.hub", "/kojihub"),
             "koji-web": ("koji.web", "/koji"),
             "koji-files": ("koji.hub", "/kojifiles"),
+            "lookaside": ("lookaside", "/lookaside"),
+            "lookaside-upload": ("lookaside", "/lookaside-upload"),
         }
         found = {}
         for service, (role, path) in paths.items():

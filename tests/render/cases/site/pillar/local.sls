@@ -36,3 +36,12 @@ koji:
       smtp_pass: canary-mail
     plugin_configs:
       save_failed_tree: {filters: {paths: /etc}}
+
+lookaside:
+  path: /srv/lookaside
+  hashtypes: [sha512, md5]
+  namespaces: [rpms, modules]
+  uploaders: [alice]
+  koji_permission: null
+  repositories: [/srv/git]
+  fsck: {mirror: 'https://mirror.example.org/lookaside', rate: 0}
