@@ -36,3 +36,14 @@ koji:
       smtp_pass: canary-mail
     plugin_configs:
       save_failed_tree: {filters: {paths: /etc}}
+
+scm:
+  users:
+    alice: ['ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA alice@example.org']
+    bob: ['ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB', 'ecdsa-sha2-nistp256 AAAAE2VjZHNh bob@laptop']
+  administrators: [alice]
+  packagers: [bob]
+  rules:
+    docs/[a-z]+: ['RW+C = @administrators', 'R = @all']
+  host_keys: ['ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIC']
+  also_allowed: ['svn.example.org:/repos/*:no:']
