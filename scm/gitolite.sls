@@ -98,7 +98,7 @@ scm-gitolite-compiled:
       - file: scm-directory{{ server.repositories | replace('/', '-') }}
 
 # A new repository gets its hooks when it is made. This is for those that came or were damaged
-# otherwise: as many of each hook as repositories, and none that leads nowhere.
+# otherwise.
 scm-gitolite-hooks:
   cmd.run:
     - name: gitolite setup --hooks-only
@@ -107,9 +107,9 @@ scm-gitolite-hooks:
     - env: [HOME: {{ server.home }}]
     - unless:
       - test -x {{ server.home }}/.gitolite/hooks/common/update
-{%- for hook in ('update', 'pre-receive') %}
-      - test "$(find {{ server.repositories }} -mindepth 2 -maxdepth 2 -name '[!.]*.git' | wc -l)" = "$(find -L {{ server.repositories }} -mindepth 4 -maxdepth 4 -path '*.git/hooks/{{ hook }}' -type f -perm -u+x | wc -l)"
-{%- endfor %}
+      - >-
+        for repository in {{ server.repositories }}/*/*.git; do
+        test -x $repository/hooks/update -a -x $repository/hooks/pre-receive -o ! -e $repository || exit 1; done
     - require:
       - cmd: scm-gitolite-compiled
       - file: scm-gitolite-hook

@@ -33,7 +33,8 @@ scm-user:
     - createhome: false
     # gitolite's programs are run by it.
     - shell: /bin/sh
-    - password: '!'
+    # No password, and no lock: sshd takes `!` for an account that is closed to keys, too.
+    - password: '*'
     - require:
       - group: scm-group
 
@@ -101,14 +102,17 @@ scm-template-{{ name }}:
       - sls: scm.programs
 {%- endfor %}
 
+{%- if scm.kind == 'local' %}
+# Git takes this also as a word against rewinding, for all.
 scm-template-config:
   file.managed:
     - name: {{ share }}/template/config
     - contents: |
         [core]
-            sharedRepository = {{ '0640' if scm.kind == 'gitolite' else 'group' }}
+            sharedRepository = group
     - mode: '0644'
     - makedirs: true
+{%- endif %}
 
 scm-sshd:
   service.running:

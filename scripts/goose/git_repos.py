@@ -10,7 +10,8 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -18,8 +19,19 @@ from typing import Protocol
 _ABSENT = re.compile(r"autocreate denied|DENIED by fallthru|not found|does not appear to be a git repository", re.I)
 
 
+# What a hook says. That one declined is git's own word, and no reason.
+_FINAL = re.compile(rb"^remote: (?!error: hook declined)\s*\S", re.M)
+
+_TRIES = 3
+
+
 class GitError(Exception):
     """What git, or its server, said; as a sentence."""
+
+    def __init__(self, sentence: str, final: bool = False) -> None:
+        super().__init__(sentence)
+        self.final = final
+        """Whether asking again cannot help: the server gave its reason."""
 
 
 def git(directory: Path | None, *words: str, given: bytes = b"", environment: dict[str, str] | None = None) -> str:
@@ -30,7 +42,8 @@ def git(directory: Path | None, *words: str, given: bytes = b"", environment: di
     except FileNotFoundError as error:
         raise GitError("git is not installed.") from error
     if done.returncode:
-        raise GitError(f"git {words[0]} failed: {told(done.stderr)}")
+        reason = told(done.stderr)
+        raise GitError(f"git {words[0]} failed: {reason}", bool(_FINAL.search(done.stderr) or _ABSENT.search(reason)))
     return done.stdout.decode("utf-8", "surrogateescape")
 
 
@@ -101,16 +114,39 @@ class LocalRepositories:
 
 
 class RemoteRepositories:
-    """Repositories behind ssh or https; gitolite makes those that are missing at the first push."""
+    """Repositories behind ssh or https; gitolite makes those that are missing at the first push.
 
-    def __init__(self, url: str, scratch: Path) -> None:
+    They are read at an address of its own, where there is one: gitolite asks its rules for each
+    connection, a web server answers at once.
+    """
+
+    def __init__(
+        self, url: str, scratch: Path, read_url: str = "", sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self._sleep = sleep
         self._url = url
+        self._read_url = read_url or url
         self._scratch = scratch
         # One ssh connection for all: a login costs more than a push. The path of a socket is short.
         self._sockets = Path(tempfile.mkdtemp(prefix="import-"))
         options = f"-o BatchMode=yes -o ControlMaster=auto -o ControlPersist=30 -o ControlPath={self._sockets}/%C"
         ssh = os.environ.get("GIT_SSH_COMMAND", "ssh")
         self._environment = {**os.environ, "GIT_SSH_COMMAND": f"{ssh} {options}", "LC_ALL": "C"}
+
+    def _ask(self, directory: Path, *words: str) -> None:
+        """Run git against the server, again where it failed without a reason.
+
+        A network does that; and so does gitolite, which writes its hook anew for each repository that
+        is made, and for a moment has one there that cannot be executed.
+        """
+        for remaining in reversed(range(_TRIES)):
+            try:
+                git(directory, *words, environment=self._environment)
+                return
+            except GitError as error:
+                if error.final or not remaining:
+                    raise
+                self._sleep(2 ** (_TRIES - 1 - remaining))
 
     def close(self) -> None:
         """Let the connection go."""
@@ -121,8 +157,7 @@ class RemoteRepositories:
         directory = self.make(package)
         refs = ["+refs/heads/*:refs/heads/*", "+refs/tags/*:refs/tags/*"]
         try:
-            git(directory, "fetch", "--quiet", "--no-tags", self._url % {"repo": package}, *refs,
-                environment=self._environment)  # fmt: skip
+            self._ask(directory, "fetch", "--quiet", "--no-tags", self._read_url % {"repo": package}, *refs)
         except GitError as error:
             self.leave(directory)
             if _ABSENT.search(str(error)):
@@ -133,14 +168,13 @@ class RemoteRepositories:
     def make(self, package: str) -> Path:
         """An empty one here; it comes to be there by the push."""
         directory = Path(tempfile.mkdtemp(prefix="repository-", dir=self._scratch))
-        git(None, "init", "--quiet", "--bare", str(directory))
+        git(None, "init", "--quiet", "--bare", "--template=", str(directory))
         return directory
 
     def give(self, package: str, directory: Path, refs: Sequence[str]) -> None:
         """Push them, all or none."""
         pushed = [f"{ref}:{ref}" for ref in refs]
-        git(directory, "push", "--quiet", "--atomic", self._url % {"repo": package}, *pushed,
-            environment=self._environment)  # fmt: skip
+        self._ask(directory, "push", "--quiet", "--atomic", self._url % {"repo": package}, *pushed)
 
     def leave(self, directory: Path) -> None:
         """Remove the copy."""

@@ -633,7 +633,9 @@ def _import(args: argparse.Namespace, start: float) -> int:
             url = args.repositories or config.get("gitbaseurl", "")
             if "%(repo)s" not in url:
                 raise UsageError("Where are the repositories? Give --repositories with %(repo)s, or --local-repositories.")
-            repositories = RemoteRepositories(url, args.scratch or scratch)
+            # An address that was given is one for all; those of the configuration belong together.
+            read_url = "" if args.repositories else config.get("anongiturl", "")
+            repositories = RemoteRepositories(url, args.scratch or scratch, read_url)
         rules = Rules((*SUFFIXES, *(args.archive_suffix or ())), args.text_limit, config.get("lookasidehash", "sha512"))
         importer = Importer(
             repositories, lookaside, branch, args.namespace, args.scratch or scratch, rules, args.dry_run

@@ -134,16 +134,22 @@ class _Handler(http.server.BaseHTTPRequestHandler):
         fields: dict[str, bytes] = {}
         for part in body.split(b"--" + boundary[1].encode())[1:-1]:
             head, _, content = part[2:-2].partition(b"\r\n\r\n")
-            name = re.search(rb'name="(\w+)"', head)
-            assert name is not None
-            fields[name[1].decode()] = content
+            key = re.search(rb'name="(\w+)"', head)
+            assert key is not None
+            fields[key[1].decode()] = content
             filename = re.search(rb'filename="([^"]+)"', head)
             if filename:
                 fields["filename"] = filename[1]
-        if hashlib.sha512(fields["file"]).hexdigest() != fields["sha512sum"].decode():
+        name, digest = fields["name"].decode(), fields["sha512sum"].decode()
+        if "file" not in fields:
+            file = fields["filename"].decode()
+            there = f"{name}/{file}/sha512/{digest}/{file}" in self.server.archives
+            self._answer(200, b"Available" if there else b"Missing")
+            return
+        if hashlib.sha512(fields["file"]).hexdigest() != digest:
             self._answer(400, b"The hash is another.")
             return
-        self.server.add(fields["name"].decode(), fields["filename"].decode(), fields["file"])
+        self.server.add(name, fields["filename"].decode(), fields["file"])
         self._answer(200, b"File uploaded.")
 
     def log_message(self, *_: object) -> None:

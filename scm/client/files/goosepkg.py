@@ -77,6 +77,11 @@ class Commands(pyrpkg.Commands):
         for name in ("sourcedir", "specdir", "builddir", "srcrpmdir", "rpmdir", "rpmfilename"):
             self._rpmdefines += ["--define", f"_{name} {getattr(self.layout, name)}"]
 
+    def construct_build_url(self, *args: Any, **kws: Any) -> str:
+        """What Koji is told: the address to clone, with Koji's name of the SCM's kind before it."""
+        url: str = super().construct_build_url(*args, **kws)
+        return url if url.startswith("git") else f"git+{url}"
+
     def build_target(self, release: str) -> str:
         """Koji's target of a branch."""
         return self._site("targets", release)
