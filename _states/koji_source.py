@@ -1,8 +1,8 @@
-"""Koji out of its source archive, on platforms that have no package of it.
+"""Koji, and pyrpkg, out of their archives, on platforms that have no package of them.
 
-What goes where, with which mode and which patches, is data: ``koji/os/*.yaml``. The
-archive comes from the package index that the system's pip is configured for, and is
-taken only with the hash that the data names.
+What goes where, with which mode and which patches, is data: ``koji/os/*.yaml`` and
+``scm/os/*.yaml``. An archive comes from the package index that the system's pip is
+configured for, and is taken only with the hash that the data names.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import stat
 import tarfile
 import tempfile
 import time
+import zipfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,8 +34,9 @@ def __virtual__() -> str:
 
 
 def _archive_path(source: dict[str, Any], archive: str) -> str:
-    project, version = source["archives"][archive]["requirement"].split("==")
-    return os.path.join(source["cache"], f"{project}-{version}.tar.gz")
+    wanted = source["archives"][archive]
+    project, version = wanted["requirement"].split("==")
+    return os.path.join(source["cache"], wanted.get("file", f"{project}-{version}.tar.gz"))
 
 
 def _is_intact(path: str, sha256: str) -> bool:
@@ -54,7 +56,9 @@ def _fetch(source: dict[str, Any], archive: str) -> None:
         with open(requirements, "w", encoding="ascii") as stream:
             stream.write(f"{wanted['requirement']} --hash=sha256:{wanted['sha256']}\n")
         command = [PYTHON, "-m", "pip", "--quiet", "--no-input", "--disable-pip-version-check", "download"]
-        command += ["--no-deps", "--no-binary", ":all:", "--no-build-isolation", "--require-hashes"]
+        # A wheel is taken as it is: making one of pyrpkg's sources would need its build system.
+        command += ["--only-binary" if path.endswith(".whl") else "--no-binary", ":all:"]
+        command += ["--no-deps", "--no-build-isolation", "--require-hashes"]
         command += ["--requirement", requirements, "--dest", scratch]
         for remaining in reversed(range(FETCH_TRIES)):
             answer = __salt__["cmd.run_all"](command, python_shell=False, ignore_retcode=True, cwd=scratch)
@@ -64,7 +68,7 @@ def _fetch(source: dict[str, Any], archive: str) -> None:
         fetched = os.path.join(scratch, os.path.basename(path))
         if answer["retcode"] != 0 or not _is_intact(fetched, wanted["sha256"]):
             raise SourceError(
-                f"The system's pip did not bring {wanted['requirement']} with the hash that koji/os/ names:"
+                f"The system's pip did not bring {wanted['requirement']} with the hash that os/ names:"
                 f" {answer['stderr'].strip() or 'no such file came'}. Look at this host's pip configuration"
                 " (pip config list) and its way to the package index."
             )
@@ -87,17 +91,24 @@ def _patched(path: str, data: bytes, patches: list[dict[str, str]]) -> bytes:
 
 
 def _members(source: dict[str, Any], archive: str) -> dict[str, bytes]:
-    """Content of the archive's regular files, by path below its top directory, patches applied."""
+    """Content of the archive's regular files, patches applied.
+
+    By path below its top directory; a wheel has none, and its paths are whole.
+    """
     path = _archive_path(source, archive)
     status = os.stat(path)
     key = f"koji_source {path} {status.st_mtime_ns} {status.st_size}"
     if key not in __context__:
         members = {}
-        with tarfile.open(path) as tar:
-            for member in tar:
-                content = tar.extractfile(member) if member.isfile() else None
-                if content is not None:
-                    members[posixpath.normpath(member.name).partition("/")[2]] = content.read()
+        if path.endswith(".whl"):
+            with zipfile.ZipFile(path) as wheel:
+                members = {name: wheel.read(name) for name in wheel.namelist() if not name.endswith("/")}
+        else:
+            with tarfile.open(path) as tar:
+                for member in tar:
+                    content = tar.extractfile(member) if member.isfile() else None
+                    if content is not None:
+                        members[posixpath.normpath(member.name).partition("/")[2]] = content.read()
         patches = source.get("patches", []) if archive == "koji" else []
         for name in {patch["file"] for patch in patches}:
             if name not in members:
@@ -122,7 +133,7 @@ def _matches(name: str, pattern: str) -> str | None:
 def _wanted(source: dict[str, Any], part: str) -> Iterator[tuple[str, bytes, int]]:
     """Destination, content and mode of each file of a part."""
     if part not in source["parts"]:
-        raise SourceError(f"koji/os/ names no part '{part}' under source:parts.")
+        raise SourceError(f"os/ names no part '{part}' under source:parts.")
     for entry in source["parts"][part]:
         found = False
         for name, data in sorted(_members(source, entry.get("archive", "koji")).items()):
@@ -134,7 +145,7 @@ def _wanted(source: dict[str, Any], part: str) -> Iterator[tuple[str, bytes, int
             yield target, data, int(entry.get("mode", "0644"), 8)
         if not found:
             raise SourceError(
-                f"Nothing in the archive matches '{entry['from']}' of the part '{part}' in koji/os/."
+                f"Nothing in the archive matches '{entry['from']}' of the part '{part}' in os/."
             )
 
 
@@ -189,7 +200,7 @@ def installed(name: str, parts: list[str], source: dict[str, Any]) -> Result:
     parts
         Names under ``source:parts``.
     source
-        Archives, parts, patches and cache directory, as ``koji/os/*.yaml`` gives them.
+        Archives, parts, patches and cache directory, as ``os/*.yaml`` gives them.
     """
     ret: Result = {"name": name, "result": True, "changes": {}, "comment": ""}
     try:
@@ -203,7 +214,7 @@ def installed(name: str, parts: list[str], source: dict[str, Any]) -> Result:
             ret["result"] = None
             ret["changes"] = {_archive_path(source, archive): "would be fetched" for archive in missing}
             ret["comment"] = (
-                f"Without its archive, Koji's {name} cannot be compared: it would be fetched and compared."
+                f"Without its archive, {name} cannot be compared: it would be fetched and compared."
             )
             return ret
         for archive in missing:
@@ -217,12 +228,12 @@ def installed(name: str, parts: list[str], source: dict[str, Any]) -> Result:
             if reason:
                 different[path] = reason
         if not different:
-            ret["comment"] = f"All {len(wanted)} files of Koji's {name} are what the archive holds."
+            ret["comment"] = f"All {len(wanted)} files of {name} are what the archive holds."
             return ret
         ret["changes"].update(_summary(different))
         if __opts__["test"]:
             ret["result"] = None
-            ret["comment"] = f"{len(different)} of {len(wanted)} files of Koji's {name} would be written."
+            ret["comment"] = f"{len(different)} of {len(wanted)} files of {name} would be written."
             return ret
         for path in different:
             _write(path, *wanted[path])
@@ -237,5 +248,5 @@ def installed(name: str, parts: list[str], source: dict[str, Any]) -> Result:
         __salt__["cmd.run_all"](
             [PYTHON, "-m", "compileall", "-q", *modules], python_shell=False, ignore_retcode=True
         )
-    ret["comment"] = f"{len(different)} of {len(wanted)} files of Koji's {name} were written."
+    ret["comment"] = f"{len(different)} of {len(wanted)} files of {name} were written."
     return ret

@@ -1,6 +1,7 @@
 # A builder: kojid, mock, and the host's own certificate.
 {%- from "koji/map.jinja" import koji with context %}
 {%- from "koji/software.jinja" import software %}
+{%- from "scm/map.jinja" import scm with context %}
 {%- set builder = koji.builder %}
 {%- set cert = koji.pki_dir ~ '/kojid.pem' %}
 {%- set options = {
@@ -12,10 +13,20 @@
       'mockuser': builder.user,
     } %}
 {%- do options.update(builder.options) %}
+{%- if options.allowed_scms is none %}
+{%- do options.update({'allowed_scms': scm.allowed_scms}) %}
+{%- endif %}
 {%- set plugins = options.get('plugin') or [] %}
 {%- set parts = ['builder'] + (builder.plugin_parts if plugins else []) %}
 {%- if plugins %}
 {%- do builder.update({'packages': builder.packages + builder.plugin_packages}) %}
+{%- endif %}
+{%- set own_plugins = '/usr/local/lib/goose/kojid' %}
+{%- if scm.urls.anonymous %}
+{%- do options.update({
+      'plugin': plugins + ['goose_sources'],
+      'pluginpath': options.get('pluginpath', '/usr/lib/koji-builder-plugins') ~ ':' ~ own_plugins,
+    }) %}
 {%- endif %}
 
 include:
@@ -24,6 +35,9 @@ include:
   - koji.builder.mock
   - koji.library
   - koji.volume
+{%- if scm.urls.anonymous %}
+  - scm.programs
+{%- endif %}
 {%- if 'koji.hub' in pillar.get('roles', []) %}
   - koji.hub
 {%- endif %}
@@ -123,6 +137,32 @@ koji-builder-plugin-{{ plugin }}:
       - service: koji-builder-service
 {%- endfor %}
 
+{%- if scm.urls.anonymous %}
+
+koji-builder-sources:
+  file.managed:
+    - name: {{ own_plugins }}/goose_sources.py
+    - source: salt://koji/builder/files/goose_sources.py
+    - mode: '0644'
+    - makedirs: true
+    - require:
+      - sls: scm.programs
+    - watch_in:
+      - service: koji-builder-service
+
+koji-builder-sources-config:
+  file.managed:
+    - name: /etc/kojid/plugins/goose_sources.conf
+    - source: salt://koji/files/sections.conf.jinja
+    - template: jinja
+    - mode: '0644'
+    - context: {{ {'sections': {'sources': {'scms': scm.allowed_scms[0]}}} | tojson }}
+    - require:
+      - koji-builder-directory--etc-kojid-plugins
+    - require_in:
+      - service: koji-builder-service
+{%- endif %}
+
 # May hold smtp_pass: never shown.
 koji-builder-config:
   file.managed:
@@ -186,5 +226,8 @@ koji-builder-current:
     - files:
       - /etc/kojid/kojid.conf
       - {{ cert }}
+{%- if scm.urls.anonymous %}
+      - {{ own_plugins }}/goose_sources.py
+{%- endif %}
     - require:
       - service: koji-builder-service

@@ -16,7 +16,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +55,8 @@ class Srpm:
     """Names that its packages provide, as far as its spec says without being run."""
     dist: str = ""
     """What %{dist} was when the source RPM was made, where the spec uses it."""
+    scm: str = ""
+    """Where its content is in source control, as Koji is told; built from there instead of being uploaded."""
 
     @property
     def nvr(self) -> str:
@@ -94,6 +96,22 @@ def read(path: Path) -> Srpm:
     name, version, release = lines[:3]
     spec = _spec_text(path)
     return Srpm(path, name, version, release, frozenset(lines[4:]), gives(name, spec), dist_of(release, spec))
+
+
+def in_scm(srpms: Sequence[Srpm], result: Path) -> list[Srpm]:
+    """The source RPMs with their places in source control, by the result of `srpm_import.py --json`.
+
+    Raises `RebuildError` where one has none.
+    """
+    try:
+        rows = json.loads(result.read_text(encoding="utf-8"))["srpms"]
+        urls = {Path(row["srpm"]).resolve(): row["url"] for row in rows if row.get("url")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise RebuildError(f"{result} is no result of srpm_import.py --json ({error}).", EXIT_USAGE) from error
+    for srpm in srpms:
+        if srpm.path.resolve() not in urls:
+            raise RebuildError(f"{result} does not say where {srpm.path} is in source control: import it.", EXIT_USAGE)
+    return [replace(srpm, scm=urls[srpm.path.resolve()]) for srpm in srpms]
 
 
 def gives(name: str, spec: str) -> frozenset[str]:
@@ -333,10 +351,13 @@ class Rebuild:
             self._wait_for_current_repo()
             self._repo_was_current = True
         self._list_package(srpm)
+        built.task = self._session.build(srpm.scm or self._upload(srpm), self.target, {}, priority)
+        self._say(f"{srpm.nvr}: task {built.task}")
+
+    def _upload(self, srpm: Srpm) -> str:
         directory = f"cli-build/{time.time()}.{os.getpid()}.{srpm.name}"
         self._session.uploadWrapper(str(srpm.path), directory)
-        built.task = self._session.build(f"{directory}/{srpm.path.name}", self.target, {}, priority)
-        self._say(f"{srpm.nvr}: task {built.task}")
+        return f"{directory}/{srpm.path.name}"
 
     def _repo_holds(self, nvrs: Sequence[str]) -> bool:
         """Whether the newest repo of the build tag was made with these builds."""
@@ -393,6 +414,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("target", help="Koji's build target, such as goose-1")
     parser.add_argument("srpms", nargs="+", type=Path, metavar="SRPM")
     parser.add_argument("--profile", default="koji", help="koji's configuration (default: koji)")
+    parser.add_argument("--from-scm", type=Path, metavar="RESULT",
+                        help="build from git what srpm_import.py --json says it imported there")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="say what would be built, in order")
     parser.add_argument("--json", action="store_true", help="one object on standard output")
     args = parser.parse_args(argv)
@@ -406,6 +429,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         doubles = sorted({srpm.name for srpm in srpms if sum(other.name == srpm.name for other in srpms) > 1})
         if doubles:
             raise RebuildError(f"There is more than one source RPM of {', '.join(doubles)}: give one.", EXIT_USAGE)
+        if args.from_scm:
+            srpms = in_scm(srpms, args.from_scm)
         rebuild = Rebuild(log_in(args.profile), args.target, say)
         if args.dry_run:
             rows = [{"nvr": srpm.nvr, "action": action} for srpm, action in rebuild.plan(srpms)]

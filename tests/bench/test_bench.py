@@ -31,6 +31,7 @@ from goose.lab import converge, record
 from goose.lab import lab as labs
 from goose.lab.host import Host
 from goose.lab.run import Progress
+from package_doubles import Package, make_srpms
 
 TREE = Path(__file__).resolve().parents[2]
 SALT_CALL = ("salt-call", "--out=json", "--out-indent=-1")
@@ -270,3 +271,66 @@ def test_lookaside_upload(quiet: labs.Lab, table: Table, tmp_path: Path) -> None
     # 0.7 of the slower one's speed
     table.add("lookaside upload of 1 GiB", uploaded, f"{what} it locally", slower, aim=1 / 0.7)
     assert most_memory() < 100 * 1024, f"the upload program took {most_memory()} KiB"
+
+
+# What a release engineer would write: one source RPM after the other, and no look at what is there.
+SHELL_LOOP = r"""
+set -eu
+for srpm in "$1"/*.src.rpm; do
+    work=$(mktemp -d); cd "$work"
+    rpm2cpio "$srpm" | cpio -id --quiet
+    name=$(rpm -qp --nosignature --qf '%{NAME}' "$srpm"); nvr=$(rpm -qp --nosignature --qf '%{NVR}' "$srpm")
+    who=$(rpm -qp --nosignature --qf '%{CHANGELOGNAME}' "$srpm")
+    when=$(rpm -qp --nosignature --qf '%{CHANGELOGTIME}' "$srpm")
+    : >sources; : >.gitignore
+    for file in *.tar.gz; do
+        hash=$(sha512sum "$file" | cut -d' ' -f1)
+        place=$2/cache/rpms/$name/$file/sha512/$hash
+        mkdir -p "$place"; mv "$file" "$place/$file"
+        echo "SHA512 ($file) = $hash" >>sources; echo "/$file" >>.gitignore
+    done
+    git init --quiet --bare "$2/git/rpms/$name.git"
+    git init --quiet .; git add --all
+    GIT_COMMITTER_NAME=$who GIT_COMMITTER_EMAIL=import GIT_COMMITTER_DATE="$when +0000" \
+        git commit --quiet --author "$who" --date "$when +0000" --message "import $nvr"
+    GIT_COMMITTER_NAME=$who GIT_COMMITTER_EMAIL=import git tag --annotate --message "$nvr" "imports/goose-1/$nvr"
+    git push --quiet "$2/git/rpms/$name.git" HEAD:refs/heads/goose-1 "imports/goose-1/$nvr"
+    cd /; rm -rf "$work"
+done
+"""
+IMPORTED = 60
+
+
+def test_import(table: Table, tmp_path: Path) -> None:
+    """Source RPMs into git and the lookaside cache, against a plain loop that does the same one by one."""
+    packages = [
+        Package(f"bench{number:03}", files={f"bench{number:03}-1.0.tar.gz": os.urandom(400_000), "fix.patch": b"+x\n"})
+        for number in range(IMPORTED)
+    ]
+    srpms = make_srpms(tmp_path / "made", packages)[0].parent
+    places = iter(range(1000))
+
+    def place() -> Path:
+        found = tmp_path / f"place{next(places)}"
+        (found / "git/rpms").mkdir(parents=True)
+        (found / "cache").mkdir()
+        return found
+
+    def done(where: Path) -> None:
+        assert len(list((where / "git/rpms").glob("*.git"))) == IMPORTED
+        assert sum(path.is_file() for path in (where / "cache/rpms").rglob("*")) == IMPORTED
+
+    def by_shell() -> None:
+        where = place()
+        subprocess.run(["sh", "-c", SHELL_LOOP, "loop", str(srpms), str(where)], check=True)
+        done(where)
+
+    def by_import() -> None:
+        where = place()
+        command = ["/usr/bin/python3", "-B", str(TREE / "scripts/srpm_import.py"), "--branch", "goose-1"]
+        command += ["--local-repositories", str(where / "git"), "--local-lookaside", str(where / "cache"), str(srpms)]
+        subprocess.run(command, check=True, capture_output=True)
+        done(where)
+
+    base, own = take_turns(3, by_shell, by_import)
+    table.add(f"srpm_import.py, {IMPORTED} source RPMs", own, "shell loop", base, aim=0.2)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import subprocess
+import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -411,6 +413,20 @@ def test_pillar_of_the_lab() -> None:
     assert hosts["hub.goose.test"] == {"address": "198.18.10.11", "roles": ["koji.hub", "koji.web"]}
     assert yaml.safe_load((root / "site.yaml").read_text())["domain"] == "goose.test"
     assert yaml.safe_load((root / "local.sls").read_text()) == {"koji": {"arches": ["x86_64"]}}
+
+
+@pytest.mark.skipif(not shutil.which("ssh-keygen"), reason="ssh-keygen is not installed")
+def test_packager_of_the_lab(tmp_path: Path) -> None:
+    """The key is made once, and the SCM's pillar has its public half alone."""
+    host: Any = types.SimpleNamespace(roles=("scm.client",), root=tmp_path, fqdn="salt.goose.test")
+    pillar = seed.packager([host])
+    (line,) = pillar["users"][seed.PACKAGER]
+    assert line.startswith("ssh-ed25519 ")
+    assert pillar["administrators"] == [seed.PACKAGER]
+    assert (tmp_path / "root/.ssh/id_ed25519").stat().st_mode & 0o777 == 0o600
+    assert seed.packager([host]) == pillar
+    host.roles = ("scm",)
+    assert seed.packager([host]) == {}
 
 
 def test_pillar_over_goes_away() -> None:

@@ -444,3 +444,19 @@ def test_hub_that_goes_away(
     monkeypatch.setattr(session, "uploadWrapper", gone)
     assert main("a") == rebuild.EXIT_KOJI
     assert "koji_rebuild.py: the hub: Connection refused" in capsys.readouterr().err
+
+
+def test_source_control_instead_of_an_upload(tmp_path: Path) -> None:
+    """What the importer says of a source RPM is what Koji is told."""
+    srpm = Srpm(tmp_path / "a-1-1.src.rpm", "a", "1", "1.el1", frozenset(), frozenset({"a"}))
+    url = "git+https://scm.example/git/rpms/a#0123"
+    result = tmp_path / "imported.json"
+    result.write_text(json.dumps({"srpms": [{"srpm": str(srpm.path), "url": url}]}))
+    (found,) = rebuild.in_scm([srpm], result)
+    assert (found.scm, found.name) == (url, "a")
+    result.write_text(json.dumps({"srpms": []}))
+    with pytest.raises(RebuildError, match="import it"):
+        rebuild.in_scm([srpm], result)
+    result.write_text("{}")
+    with pytest.raises(RebuildError, match=r"no result of srpm_import\.py"):
+        rebuild.in_scm([srpm], result)

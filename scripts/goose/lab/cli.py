@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
 
     rebuild = commands.add_parser("rebuild", help="build source RPMs in Koji, in the order of their needs")
     rebuild.add_argument("srpms", nargs="*", type=Path, metavar="SRPM", help="default: the samples")
+    rebuild.add_argument("--from-scm", action="store_true", help="import them, and build from git and lookaside cache")
     rebuild.add_argument("--json", action="store_true")
     rebuild.set_defaults(command=_rebuild)
 
@@ -140,7 +141,7 @@ def _rebuild(arguments: argparse.Namespace) -> int:
     for srpm in arguments.srpms:
         if not srpm.is_file():
             raise LabError(f"There is no file {srpm}.", 2)
-    result = this.rebuild(arguments.srpms)
+    result = this.rebuild(arguments.srpms, from_scm=arguments.from_scm)
     status: int = result.pop("status")
     if arguments.json:
         print(json.dumps(result))

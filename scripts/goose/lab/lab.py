@@ -96,11 +96,13 @@ class Lab:
         bases = [host.base() for host in self.hosts]
         root = next((known for known in bases if known), None) or base.make(cache, self.settings, self.progress)
         network.up(self.record, {host.fqdn: host.address for host in self.hosts})
-        seed.pillar(self.record, self.hosts, TREE, self.settings["pillar"][self.record.profile])
         off = [host for host in self.hosts if host.leader() is None]
         for host in off:
             host.mount(root)
             seed.host(host, self.master)
+        packager = seed.packager(self.hosts)
+        own = {**self.settings["pillar"][self.record.profile], **({"scm": packager} if packager else {})}
+        seed.pillar(self.record, self.hosts, TREE, own)
         if self.master is not None:
             seed.keys(self.hosts, self.master)
         if self.master is not None:
@@ -160,8 +162,11 @@ class Lab:
 
     # Build
 
-    def rebuild(self, srpms: list[Path]) -> dict[str, Any]:
-        """Build ``srpms``, or the samples where there are none, in Koji; what `rebuild --json` prints."""
+    def rebuild(self, srpms: list[Path], *, from_scm: bool = False) -> dict[str, Any]:
+        """Build ``srpms``, or the samples where there are none, in Koji; what `rebuild --json` prints.
+
+        With ``from_scm`` they are imported first, and Koji builds from git and the lookaside cache.
+        """
         admin = self.need_role("koji.content")
         inbox = "/var/tmp/lab-srpms"
         admin.run(["mkdir", "-p", inbox])
@@ -174,7 +179,16 @@ class Lab:
             self.progress("making source RPMs of the samples")
             done = admin.run([f"{_SCRIPTS}/goose_samples.py", "--out", inbox, "--json"], what="Fetching the samples")
             names = json.loads(done.stdout)["srpms"]
-        return self._build(names)
+        return self._build(names, self._import(names) if from_scm else "")
+
+    def _import(self, paths: list[str]) -> str:
+        """Bring source RPMs into git and the lookaside cache; where the result is, on the same host."""
+        admin = self.need_role("scm.client")
+        self.progress("importing the source RPMs into git and the lookaside cache")
+        done = admin.run([f"{_SCRIPTS}/srpm_import.py", "--json", *paths], what="Importing the source RPMs")
+        result = "/var/tmp/lab-import.json"
+        admin.run(["tee", result], stdin=done.stdout, what="Keeping the import's result")
+        return result
 
     def first_package(self) -> dict[str, Any]:
         """Build the distribution's own release package."""
@@ -189,11 +203,12 @@ class Lab:
         site: dict[str, Any] = yaml.safe_load((self.record.root / "pillar/site.yaml").read_text())
         return site
 
-    def _build(self, paths: list[str]) -> dict[str, Any]:
+    def _build(self, paths: list[str], imported: str = "") -> dict[str, Any]:
         admin = self.need_role("koji.content")
         site = self._site()
         target = f"{site['id']}-{site['version']}"
-        command = [f"{_SCRIPTS}/koji_rebuild.py", "--profile", site["id"], "--json", target, *paths]
+        command = [f"{_SCRIPTS}/koji_rebuild.py", "--profile", site["id"], "--json"]
+        command += [*(["--from-scm", imported] if imported else []), target, *paths]
         # Its progress goes straight to the terminal.
         done = subprocess.run([*admin.enter(), *command], stdout=subprocess.PIPE, text=True, check=False)
         try:
@@ -226,6 +241,7 @@ class Lab:
             "koji-files": ("koji.hub", "/kojifiles"),
             "lookaside": ("lookaside", "/lookaside"),
             "lookaside-upload": ("lookaside", "/lookaside-upload"),
+            "scm": ("scm", "/git/"),
         }
         found = {}
         for service, (role, path) in paths.items():

@@ -15,6 +15,9 @@ from goose.lab.run import run
 
 _SECRET = 0o600
 
+PACKAGER = "kojiadmin"
+"""Who root is to the lab's SCM, wherever there is the packagers' command."""
+
 
 def pillar(record: Record, hosts: Sequence[Host], tree: Path, profile_pillar: dict[str, Any]) -> None:
     """Write the lab's own pillar root, which wins over the repository's."""
@@ -62,6 +65,23 @@ def host(host: Host, master: Host | None) -> None:
         wants = host.root / "etc/systemd/system/multi-user.target.wants/salt-minion.service"
         if not wants.is_symlink():
             wants.symlink_to("/etc/systemd/system/salt-minion.service")
+
+
+def packager(hosts: Sequence[Host]) -> dict[str, Any]:
+    """Give root on each host with role scm.client an ssh key; pillar by which the lab's SCM takes it."""
+    lines = []
+    for host in hosts:
+        if "scm.client" not in host.roles:
+            continue
+        key = host.root / "root/.ssh/id_ed25519"
+        public = key.with_name("id_ed25519.pub")
+        key.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if not public.exists():
+            key.unlink(missing_ok=True)
+            command = ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", f"root@{host.fqdn}", "-f", str(key)]
+            run(command, what="Making an ssh key")
+        lines.append(public.read_text().strip())
+    return {"users": {PACKAGER: lines}, "administrators": [PACKAGER]} if lines else {}
 
 
 def keys(hosts: Sequence[Host], master: Host) -> None:

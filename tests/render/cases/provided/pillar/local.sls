@@ -2,3 +2,5 @@ koji:
   volume:
     kind: provided
     path: /mnt/koji
+scm:
+  kind: local

@@ -45,3 +45,13 @@ lookaside:
   koji_permission: null
   repositories: [/srv/git]
   fsck: {mirror: 'https://mirror.example.org/lookaside', rate: 0}
+scm:
+  users:
+    alice: ['ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIA alice@example.org']
+    bob: ['ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIB', 'ecdsa-sha2-nistp256 AAAAE2VjZHNh bob@laptop']
+  administrators: [alice]
+  packagers: [bob]
+  rules:
+    docs/[a-z]+: ['RW+C = @administrators', 'R = @all']
+  host_keys: ['ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIC']
+  also_allowed: ['svn.example.org:/repos/*:no:']
