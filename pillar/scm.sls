@@ -1,5 +1,6 @@
 {%- import_yaml 'site.yaml' as site %}
-{%- set release = site.id ~ '-' ~ site.version %}
+{%- set version = site.get('version', '') %}
+{%- set release = site.get('id', '') ~ '-' ~ version %}
 # This site's SCM: who may push what, and which branch is built for what. Everything that can be
 # set, with its default: scm/defaults.yaml.
 scm:
@@ -14,4 +15,4 @@ scm:
 
   # branch: {target, dist}. A build of the branch goes to the target; dist is the target's %{dist}.
   branches:
-    {{ release }}: {target: {{ release }}, dist: .{{ site.get('dist', 'el' ~ site.version) }}}
+    {{ release }}: {target: {{ release }}, dist: .{{ site.get('dist', 'el' ~ version) }}}
