@@ -118,7 +118,7 @@ def test_a_line_that_is_none_is_named(clone: Clone, server: LookasideServer) -> 
     clone.commit("nonsense\n")
     done = clone.push()
     assert done.returncode != 0
-    assert "Line 1 of `sources`" in done.stderr
+    assert "Line 1 of sources" in done.stderr
 
 
 def test_without_the_cache_nothing_is_taken(clone: Clone, server: LookasideServer) -> None:
