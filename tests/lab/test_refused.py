@@ -510,7 +510,7 @@ def test_no_pillar_as_files(hub: Host, builder: Host, canary: str) -> None:
         "/etc/pki/goose-ca/ca.key",
         "../../etc/salt/pki/master/minions/" + hub.fqdn,
     ]
-    asks = [{"cmd": "_serve_file", "path": path, "loc": 0} for path in ("top.sls", *paths)]
+    asks = [{"cmd": "_serve_file", "path": path, "loc": 0} for path in ("common/roles.yaml", *paths)]
     asks += [{"cmd": "_serve_file", "path": paths[0], "loc": 0, "saltenv": env} for env in ("__env__", "../srv", "")]
     asks += [{"cmd": kind, "path": "pillar/hosts.yaml"} for kind in ("_file_hash", "_file_find")]
     asks += [{"cmd": "_file_list"}, {"cmd": "_dir_list"}, {"cmd": "_symlink_list"}]
