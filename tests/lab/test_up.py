@@ -80,7 +80,7 @@ def test_table(up: Up, command: Command, lab: labs.Lab) -> None:
         assert row.split()[3:] == list(host.roles)
     for url in lab.services().values():
         assert url in output
-    assert "scripts/lab exec" in output
+    assert f"exec {lab.hosts[0].name} -- bash" in output
     assert re.search(r"^First package +goose-release-\S+, task ", output, re.MULTILINE)
 
 
