@@ -285,6 +285,31 @@ ROUND = [
         "test $(stat -c %a /etc/pki/goose-ca) != 700",
         "pki-ca-directory",
     ),
+    # scm: git and the lookaside cache
+    Damage(
+        "rule of repositories added", "scm",
+        "echo 'repo @all' >>/var/lib/gitolite3/.gitolite/conf/gitolite.conf",
+        "tail -n 1 /var/lib/gitolite3/.gitolite/conf/gitolite.conf | grep -q '^repo @all$'",
+        "scm-gitolite-rules",
+    ),
+    Damage(
+        "keys of packagers removed", "scm",
+        ": >/var/lib/gitolite3/.ssh/authorized_keys",
+        "! test -s /var/lib/gitolite3/.ssh/authorized_keys",
+        "scm-gitolite-keys",
+    ),
+    Damage(
+        "timer of the cache stopped and disabled", "scm",
+        "systemctl disable --now lookaside-fsck.timer",
+        "! systemctl is-active lookaside-fsck.timer",
+        "lookaside-fsck",
+    ),
+    Damage(
+        "archives opened to other users", "scm",
+        "chmod 0777 /var/lib/lookaside/archives",
+        "test $(stat -c %a /var/lib/lookaside/archives) = 777",
+        "lookaside-directory--var-lib-lookaside-archives",
+    ),
     # what the hub holds
     content("tag deleted", "remove-tag goose-1-testing", "taginfo goose-1-candidate | grep -q testing; test $? = 1",
             "tags"),
