@@ -84,19 +84,14 @@ def _rules(record: Record) -> list[tuple[str, str, list[str]]]:
 
 def _write_names(record: Record, addresses: dict[str, str]) -> None:
     start, end = f"# lab {record.name}: begin", f"# lab {record.name}: end"
-    kept: list[str] = []
-    inside = False
-    text = _HOSTS.read_text()
-    for line in text.splitlines():
-        if line == start:
-            inside = True
-        elif line == end:
-            inside = False
-        elif not inside:
-            kept.append(line)
-    if addresses:
-        kept += [start, *(f"{address} {name}" for name, address in addresses.items()), end]
-    new = "".join(f"{line}\n" for line in kept)
+    block = [start, *(f"{address} {name}" for name, address in addresses.items()), end] if addresses else []
+    lines = _HOSTS.read_text().splitlines()
+    # Where it stood before: another lab's lines may have come behind it.
+    begin = lines.index(start) if start in lines else len(lines)
+    behind = lines.index(end, begin) + 1 if end in lines[begin:] else begin
+    text = "".join(f"{line}\n" for line in lines)
+    lines[begin:behind] = block
+    new = "".join(f"{line}\n" for line in lines)
     if new != text:
         # In place: the file may be a mount of its own, which a rename cannot replace.
         _HOSTS.write_text(new)
