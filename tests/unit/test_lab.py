@@ -258,6 +258,16 @@ def test_network_comes_and_goes(this_machine: Machine, tmp_path: Path) -> None:
     assert (tmp_path / "forward").read_text() == "0\n"
 
 
+def test_a_second_up_changes_no_names(this_machine: Machine, tmp_path: Path) -> None:
+    """Not even their order, where another lab has come since."""
+    one, two = record.Record("one", "full", 10), record.Record("two", "full", 11)
+    for each in (one, two):
+        network.up(each, {f"hub.{each.domain}": f"198.18.{each.subnet}.11"})
+    before = (tmp_path / "hosts").read_text()
+    network.up(one, {"hub.one.test": "198.18.10.11"})
+    assert (tmp_path / "hosts").read_text() == before
+
+
 def test_two_labs_do_not_meet(this_machine: Machine, tmp_path: Path) -> None:
     """Each takes away its own alone, and the last one switches forwarding off."""
     one, two = record.Record("one", "full", 10), record.Record("two", "full", 11)
