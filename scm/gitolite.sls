@@ -98,10 +98,14 @@ scm-gitolite-compiled:
       - file: scm-directory{{ server.repositories | replace('/', '-') }}
 
 # A new repository gets its hooks when it is made. This is for those that came or were damaged
-# otherwise.
+# otherwise. Gitolite writes its own hook, which all others link to, only where it finds a
+# repository: so there is one for the moment.
 scm-gitolite-hooks:
   cmd.run:
-    - name: gitolite setup --hooks-only
+    - name: >-
+        first={{ server.repositories }}/hooks-only.git;
+        git init --quiet --bare $first && gitolite setup --hooks-only;
+        status=$?; rm -rf $first; exit $status
     - runas: {{ server.user }}
     - cwd: {{ server.home }}
     - env: [HOME: {{ server.home }}]
