@@ -104,7 +104,7 @@ scm-gitolite-hooks:
   cmd.run:
     - name: >-
         first={{ server.repositories }}/hooks-only.git;
-        git init --quiet --bare $first && gitolite setup --hooks-only;
+        git init --quiet --bare --template= $first && mkdir -p $first/hooks && gitolite setup --hooks-only;
         status=$?; rm -rf $first; exit $status
     - runas: {{ server.user }}
     - cwd: {{ server.home }}
