@@ -105,7 +105,6 @@ class Lab:
         seed.pillar(self.record, self.hosts, TREE, own)
         if self.master is not None:
             seed.keys(self.hosts, self.master)
-        if self.master is not None:
             self._boot([host for host in off if host is self.master])
             self._configure(self.master)
         self._boot([host for host in off if host is not self.master])
