@@ -86,6 +86,31 @@ def test_read_what_is_no_result(returned: Any, said: tuple[str, ...]) -> None:
     assert outcome.failures == said
 
 
+def test_a_fault_of_salts_own_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the run that fell had changed is told with what the next one did; a state that failed is no such fault."""
+    fallen = {
+        "a": state(__id__="a", changes={"diff": "x"}, comment="updated"),
+        "b": state(__id__="b", result=False, comment="…\nRuntimeError: dictionary keys changed during iteration\n"),
+    }
+    whole = {"a": state(__id__="a"), "b": state(__id__="b", changes={"diff": "y"}, comment="made")}
+    failed = {"a": state(__id__="a", result=False, comment="no such user")}
+    returns = iter([[("m.lab.goose", fallen), ("n.lab.goose", failed)], [("m.lab.goose", whole)]])
+    asked: list[str] = []
+
+    def stream(_master: Any, command: Any) -> Any:
+        asked.append(command[command.index("-L") + 1])
+        return iter(next(returns))
+
+    monkeypatch.setattr(converge, "_stream", stream)
+    monkeypatch.setattr(converge, "_answering", lambda _master, ids: list(ids))
+    monkeypatch.setattr(converge.time, "sleep", lambda _seconds: None)
+    hosts: Any = [types.SimpleNamespace(name=name, fqdn=f"{name}.lab.goose", leader=lambda: 1) for name in "mn"]
+    outcomes = converge.apply(hosts, hosts[0], run.Progress())
+    assert asked == ["m.lab.goose,n.lab.goose", "m.lab.goose"]
+    assert outcomes["m"].changes == ("a (/etc/one): updated", "b (/etc/one): made")
+    assert (outcomes["m"].changed, outcomes["m"].failed, outcomes["n"].failed) == (2, 0, 1)
+
+
 # Names and records
 
 
