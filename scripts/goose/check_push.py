@@ -11,14 +11,12 @@ import sys
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TextIO, Union
+from typing import TextIO
 
 from goose import lookaside_client
 from goose.fetch_sources import package_of
 from goose.lookaside_client import Lookaside, LookasideError
 from goose.sources import Source, SourcesError, parse
-
-Has = Union[Lookaside, lookaside_client.LocalLookaside]
 
 # Requests at a time; a push seldom names more than a few archives.
 _AT_ONCE = 4

@@ -1,7 +1,7 @@
 """The lookaside cache as its users see it: is an archive there, fetch it, bring it.
 
 Archives lie at ``URL/<package>/<file>/<hash type>/<hash>/<file>``; uploads follow the CGI protocol
-of the library pyrpkg. A store on this host is used the same way, through its directory.
+of the library pyrpkg.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import errno
 import hashlib
 import http.client
 import json
-import os
 import secrets
 import ssl
 import time
@@ -226,37 +225,3 @@ class Lookaside:
             text = text[:300] or "it gives no reason."
             raise LookasideError(f"The lookaside cache refuses {source.filename} of {package} ({status}): {text}")
         return True
-
-
-class LocalLookaside:
-    """The cache's own directory, for who may write there."""
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-
-    def has(self, package: str, source: Source) -> bool:
-        """Whether the store holds an archive."""
-        return (self.root / location(package, source)).is_file()
-
-    def put(self, package: str, source: Source, path: Path) -> bool:
-        """Publish ``path``, a whole file on the store's file system, by linking it; False where it was there."""
-        target = self.root / location(package, source)
-        if target.is_file():
-            return False
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("rb") as stream:
-            os.fchmod(stream.fileno(), 0o444)
-            os.fsync(stream.fileno())
-        try:
-            os.link(path, target)
-        except FileExistsError:
-            return False
-        directory = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
-        return True
-
-    def close(self) -> None:
-        """Nothing is open."""

@@ -7,12 +7,11 @@ under way is waited for. So a run that was killed is simply run again.
 from __future__ import annotations
 
 import argparse
+import collections
 import importlib
 import json
 import os
 import re
-import shutil
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from goose import koji_call
+from goose.srpm import Header, SrpmError, contents
+from goose.srpm import read as read_header
 
 EXIT_DONE, EXIT_PARTLY, EXIT_USAGE, EXIT_AUTHENTICATION, EXIT_KOJI, EXIT_TOOL = 0, 1, 2, 3, 4, 5
 
@@ -88,14 +89,13 @@ def read(path: Path) -> Srpm:
     """Read a source RPM without running anything of it. Raises `RebuildError` where it is none."""
     if not path.is_file():
         raise RebuildError(f"There is no file {path}.", EXIT_USAGE)
-    query = r"%{NAME}\n%{VERSION}\n%{RELEASE}\n%{SOURCEPACKAGE}\n[%{REQUIRENAME}\n]"
-    done = _output(["rpm", "-qp", "--nosignature", "--nodigest", "--qf", query, str(path)])
-    lines = (done or "").splitlines()
-    if len(lines) < 4 or lines[3] != "1":
-        raise RebuildError(f"{path} is no source RPM: give files that end in .src.rpm.", EXIT_USAGE)
-    name, version, release = lines[:3]
-    spec = _spec_text(path)
-    return Srpm(path, name, version, release, frozenset(lines[4:]), gives(name, spec), dist_of(release, spec))
+    try:
+        header = read_header(path)
+        spec = _spec_text(header)
+    except SrpmError as error:
+        raise RebuildError(f"{path}: {error}", EXIT_USAGE) from error
+    name, release = header.name, header.release
+    return Srpm(path, name, header.version, release, header.requires, gives(name, spec), dist_of(release, spec))
 
 
 def in_scm(srpms: Sequence[Srpm], result: Path) -> list[Srpm]:
@@ -141,27 +141,12 @@ def dist_of(release: str, spec: str) -> str:
     return release[len(before) :] if "%" not in before and release.startswith(before) else ""
 
 
-def _spec_text(path: Path) -> str:
-    missing = next((program for program in ("rpm2cpio", "cpio") if shutil.which(program) is None), None)
-    if missing:
-        raise RebuildError(f"Reading source RPMs needs {missing}, which is not installed.", EXIT_TOOL)
-    with subprocess.Popen(["rpm2cpio", str(path)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as archive:
-        done = subprocess.run(
-            ["cpio", "--quiet", "--to-stdout", "-i", "*.spec"],
-            stdin=archive.stdout,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
-            check=False,
-        )
-    return done.stdout.decode("utf-8", "replace")
-
-
-def _output(command: Sequence[str]) -> str | None:
-    try:
-        done = subprocess.run(command, capture_output=True, encoding="utf-8", errors="replace", check=False)
-    except FileNotFoundError as error:
-        raise RebuildError(f"Reading source RPMs needs {command[0]}, which is not installed.", EXIT_TOOL) from error
-    return done.stdout if done.returncode == 0 else None
+def _spec_text(header: Header) -> str:
+    for member, blocks in contents(header):
+        if member.name.endswith(".spec"):
+            return b"".join(blocks).decode("utf-8", "replace")
+        collections.deque(blocks, maxlen=0)
+    return ""
 
 
 # --- Order -----------------------------------------------------------------------------------------

@@ -54,6 +54,8 @@ class Header:
     """Seconds since 1970: of that entry, or of the build."""
     changes: str
     """Text of that entry."""
+    requires: frozenset[str]
+    """Names in BuildRequires, and rpm's own."""
     algorithm: str
     members: tuple[Member, ...]
 
@@ -129,6 +131,7 @@ def _header(path: Path, header: Any, rpm: Any) -> Header:
         who=_text(authors[0]) if authors else "",
         when=int(times[0] if times else header[rpm.RPMTAG_BUILDTIME] or 0),
         changes=_text(texts[0]) if texts else "",
+        requires=frozenset(map(_text, header[rpm.RPMTAG_REQUIRENAME] or ())),
         algorithm=_DIGESTS[number],
         members=tuple(members),
     )

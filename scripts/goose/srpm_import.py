@@ -29,7 +29,8 @@ from typing import IO, Any, Union
 
 from goose import srpm
 from goose.git_repos import GitError, LocalRepositories, RemoteRepositories, Repositories, git, told
-from goose.lookaside_client import LocalLookaside, Lookaside, LookasideError, Settings
+from goose.lookaside import Archive, Partial, Store
+from goose.lookaside_client import Lookaside, LookasideError, Settings
 from goose.sources import Source, filename_fault, format_line
 from goose.srpm import Header, Member, SrpmError
 
@@ -291,6 +292,24 @@ class Outcome:
         return {**row, "error": self.error} if self.error else row
 
 
+class LocalLookaside:
+    """The cache's own directory, for who may write there, used as `Lookaside` is."""
+
+    def __init__(self, root: Path) -> None:
+        self._store = Store(root)
+
+    def put(self, package: str, source: Source, path: Path) -> bool:
+        """Publish ``path``, a file in the store's `incoming`; False where the archive was there."""
+        archive = Archive(package, source.filename, source.hashtype, source.hash)
+        if self._store.has(archive):
+            return False
+        with path.open("r+b") as stream:
+            return self._store.publish(Partial(path, stream), archive)
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 Cache = Union[Lookaside, LocalLookaside]
 
 
@@ -510,7 +529,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--ca", metavar="FILE", help="the CA's certificate (default: the system's)")
     parser.add_argument("--local-repositories", type=Path, metavar="DIR", help="on this host, as their owner")
     parser.add_argument("--creator", default="", metavar="NAME", help="gitolite's creator of new local repositories")
-    parser.add_argument("--local-lookaside", type=Path, metavar="DIR", help="the cache's own directory on this host")
+    parser.add_argument("--local-lookaside", type=Path, metavar="DIR", help="the cache's own on this host, as its user")
     parser.add_argument("--archive-suffix", action="append", metavar="SUFFIX", help="more endings of archives")
     parser.add_argument("--text-limit", type=int, default=TEXT_LIMIT, metavar="BYTES",
                         help=f"larger files are archives (default: {TEXT_LIMIT})")  # fmt: skip
@@ -554,8 +573,12 @@ def _alone(scratch: Path) -> Iterator[bool]:
 
 def _lookaside(args: argparse.Namespace, config: Mapping[str, str]) -> Callable[[], Cache]:
     if args.local_lookaside:
-        if not args.local_lookaside.is_dir():
-            raise UsageError(f"There is no directory {args.local_lookaside}: give the cache's own directory.")
+        for part in ("archives", "incoming"):
+            if not (args.local_lookaside / part).is_dir():
+                raise UsageError(
+                    f"There is no directory {args.local_lookaside / part}: give the directory of the cache, which the"
+                    " state lookaside makes (pillar lookaside:path)."
+                )
         return functools.partial(LocalLookaside, args.local_lookaside)
     files, upload = args.lookaside or config.get("lookaside", ""), args.lookaside_upload or config.get("lookaside_cgi", "")
     if not files or not upload:
@@ -611,8 +634,9 @@ def _import(args: argparse.Namespace, start: float) -> int:
     if not paths:
         raise UsageError(f"There is no source RPM (*.src.rpm) below {', '.join(map(str, args.paths))}.")
     lookaside = _lookaside(args, config)
-    # On the cache's file system, and hidden there: archives are published by linking them.
-    scratch = args.local_lookaside / ".import" if args.local_lookaside else Path(f"/var/tmp/srpm-import-{os.getuid()}")
+    # On the cache's file system: archives are published by linking them.
+    local = args.local_lookaside
+    scratch = local / "incoming/import" if local else Path(f"/var/tmp/srpm-import-{os.getuid()}")
     with _alone(args.scratch or scratch) as alone:
         if not alone:
             print(f"srpm_import.py: another import is running ({args.scratch or scratch}).", file=sys.stderr)

@@ -285,7 +285,7 @@ for srpm in "$1"/*.src.rpm; do
     : >sources; : >.gitignore
     for file in *.tar.gz; do
         hash=$(sha512sum "$file" | cut -d' ' -f1)
-        place=$2/cache/rpms/$name/$file/sha512/$hash
+        place=$2/cache/archives/rpms/$name/$file/sha512/$hash
         mkdir -p "$place"; mv "$file" "$place/$file"
         echo "SHA512 ($file) = $hash" >>sources; echo "/$file" >>.gitignore
     done
@@ -313,12 +313,13 @@ def test_import(table: Table, tmp_path: Path) -> None:
     def place() -> Path:
         found = tmp_path / f"place{next(places)}"
         (found / "git/rpms").mkdir(parents=True)
-        (found / "cache").mkdir()
+        for part in ("archives", "incoming"):
+            (found / "cache" / part).mkdir(parents=True)
         return found
 
     def done(where: Path) -> None:
         assert len(list((where / "git/rpms").glob("*.git"))) == IMPORTED
-        assert sum(path.is_file() for path in (where / "cache/rpms").rglob("*")) == IMPORTED
+        assert sum(path.is_file() for path in (where / "cache/archives/rpms").rglob("*")) == IMPORTED
 
     def by_shell() -> None:
         where = place()

@@ -53,7 +53,7 @@ class Place:
 
     def archives(self) -> dict[str, Path]:
         """What the cache shows: path below its root -> file."""
-        cache = self.root / "cache"
+        cache = self.root / "cache/archives"
         return {str(path.relative_to(cache)): path for path in cache.glob("rpms/**/*") if path.is_file()}
 
     def state(self) -> dict[str, str]:
@@ -67,7 +67,7 @@ class Place:
 @pytest.fixture
 def place(tmp_path: Path) -> Place:
     found = Place(tmp_path / "place")
-    for name in ("git", "cache"):
+    for name in ("git", "cache/archives", "cache/incoming"):
         (found.root / name).mkdir(parents=True)
     return found
 
@@ -100,7 +100,7 @@ def test_every_byte_is_in_git_or_in_the_cache(place: Place, bash: Path) -> None:
     sources = parse(git(repository, "show", f"{BRANCH}:sources"))
     assert [source.filename for source in sources] == ["bash-1.0.tar.xz", "logo", "long.txt"]
     for source in sources:
-        path = place.root / "cache" / lookaside_client.location("rpms/bash", source)
+        path = place.root / "cache/archives" / lookaside_client.location("rpms/bash", source)
         assert path.read_bytes() == FILES[source.filename]
         assert hashlib.sha512(path.read_bytes()).hexdigest() == source.hash
     assert git(repository, "show", f"{BRANCH}:.gitignore").split() == ["/bash-1.0.tar.xz", "/logo", "/long.txt"]
@@ -224,7 +224,7 @@ def test_killed_between_commit_and_tag(place: Place, bash: Path) -> None:
 
 
 def test_two_runs_do_not_meet(place: Place, bash: Path) -> None:
-    scratch = place.root / "cache/.import"
+    scratch = place.root / "cache/incoming/import"
     scratch.mkdir()
     with srpm_import._alone(scratch) as alone:
         assert alone
@@ -347,7 +347,7 @@ def complete(place: Place, many: Path) -> None:
     archives = place.archives()
     assert named == set(archives)
     assert all(whole(path) for path in archives.values())
-    assert list((place.root / "cache/.import").iterdir()) == []
+    assert list((place.root / "cache/incoming/import").iterdir()) == []
     assert [path for path in (place.root / "git/rpms").iterdir() if path.name.startswith(".")] == []
 
 
@@ -414,7 +414,8 @@ def test_a_push_that_failed_without_a_reason_is_tried_again(tmp_path: Path, bash
     hook.write_text(f"#!/bin/sh\n[ -e {tmp_path}/second ] || {{ touch {tmp_path}/second; exit 1; }}\n")
     hook.chmod(0o755)
     place = tmp_path / "cache"
-    place.mkdir()
+    for part in ("archives", "incoming"):
+        (place / part).mkdir(parents=True)
     words = ["--config", str(tmp_path / "none"), "--branch", BRANCH, "--local-lookaside", str(place), str(bash)]
     words += ["--repositories", f"file://{tmp_path}/git/%(repo)s.git"]
     assert srpm_import.main(words) == 0
