@@ -164,6 +164,24 @@ def test_a_packagers_day(
         assert made[file] == (local / file).read_bytes()
 
 
+def test_somebody_elses_source_rpm(built: dict[str, Any], packager: Packager, name: str) -> None:
+    """Imported over what is there, built on the packager's own host, and pushed with its archive."""
+    directory = "/var/tmp/lab-tests/imported"
+    packager(
+        f"rm -rf {directory}; mkdir -p {directory}; cd {directory}\n"
+        + archive(name, "3.0")
+        + write("fix.patch", PATCH)
+        + write(f"{name}.spec", SPEC.format(name=name, version="3.0"))
+        + f"rpmbuild --quiet -bs --define '_srcrpmdir {directory}' --define '_sourcedir {directory}' {name}.spec\n"
+        f"goosepkg clone {name}; cd {name}; goosepkg import --skip-diffs ../{name}-3.0-1.src.rpm\n"
+        "goosepkg local; git commit --quiet --all --message 3.0; git push"
+    )
+    listing = packager(f"cd {directory}/{name}; ls noarch; git show --name-only --format= HEAD; cat sources").stdout
+    assert f"{name}-3.0-1.el1.noarch.rpm" in listing
+    assert f"SHA512 ({name}-3.0.tar.gz) = " in listing
+    assert f"{name}.spec" in listing
+
+
 def test_push_without_its_archive(built: dict[str, Any], packager: Packager, name: str) -> None:
     """Refused before anybody tries to build it, with the command that mends it."""
     directory = "/var/tmp/lab-tests/missing"
