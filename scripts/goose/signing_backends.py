@@ -22,7 +22,7 @@ from typing import Any, Protocol
 
 from goose import signing_gpg
 from goose.signing_config import EXIT_AUTHENTICATION, EXIT_TOOL, Config, Key, Passphrase, SigningError
-from goose.signing_koji import Hub, Refused, Rpm
+from goose.signing_koji import Call, Hub, Refused, Rpm
 
 _CHUNK = 1 << 20
 # Calls with a signature header of some kilobytes each, in one multicall.
@@ -337,7 +337,9 @@ class Rpmsign:
         return b""
 
     def _store(self, headers: dict[int, bytes], reasons: Reasons) -> None:
-        calls = [("addRPMSig", (number, base64.b64encode(data).decode()), {}) for number, data in headers.items()]
+        calls: list[Call] = [
+            ("addRPMSig", (number, base64.b64encode(data).decode()), {}) for number, data in headers.items()
+        ]
         for number, answer in zip(headers, self.hub.many(calls, _HEADERS)):
             if isinstance(answer, Refused):
                 reasons.other[number] = f"Koji did not take the signature: {answer}"

@@ -14,6 +14,7 @@ import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from goose.signing_config import EXIT_AUTHENTICATION, EXIT_TOOL, EXIT_USAGE, Key, Passphrase, SigningError
 
@@ -58,16 +59,28 @@ def gpg(
     command = ["gpg", *(["--homedir", str(home)] if home else []), "--batch", "--no-tty", *words]
     try:
         return subprocess.run(command, input=given, capture_output=True, pass_fds=fds, check=False, timeout=600,
-                              env={**os.environ, "LC_ALL": "C.UTF-8"})  # fmt: skip
+                              env={**os.environ, "LC_ALL": "C.UTF-8"}, **_owner(home))  # fmt: skip
     except FileNotFoundError as error:
         raise SigningError("gpg is not installed on this host: install GnuPG.", EXIT_TOOL) from error
     except subprocess.TimeoutExpired as error:
         raise SigningError("gpg was not done after ten minutes.", EXIT_TOOL) from error
 
 
+def _owner(home: Path | None) -> dict[str, Any]:
+    """What makes a program of root's run as the owner of ``home``: it must be able to use what is written there."""
+    if home is None or os.geteuid() or not home.is_dir():
+        return {}
+    status = home.stat()
+    return {"user": status.st_uid, "group": status.st_gid, "extra_groups": []} if status.st_uid else {}
+
+
 def prepare(home: Path) -> None:
     """Make GnuPG's directory with its two files, where it is not there; what is there stays."""
-    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not home.exists():
+        home.mkdir(mode=0o700, parents=True)
+        if os.geteuid() == 0:
+            above = home.parent.stat()
+            os.chown(home, above.st_uid, above.st_gid)
     for name, text in (("gpg-agent.conf", AGENT_CONF), ("gpg.conf", GPG_CONF)):
         path = home / name
         if not path.exists():
@@ -158,7 +171,7 @@ def with_passphrase(descriptor: int) -> list[str]:
 
 
 def rpm_macros(home: Path, pair: KeyPair, descriptor: int) -> list[str]:
-    """Options of rpmsign (4.16 and newer): which gpg, directory and key; nothing of rpm's configuration is left to chance."""
+    """Options of rpmsign (4.16 and newer) that name program, directory and key, whatever rpm's configuration says."""
     macros = {
         "__gpg": shutil.which("gpg") or "/usr/bin/gpg",
         "_gpg_path": str(home),
@@ -181,8 +194,8 @@ def told(errors: str, secret: Passphrase) -> None:
 def try_passphrase(home: Path, pair: KeyPair, secret: Passphrase) -> None:
     """Sign an empty text. `SigningError` where that fails, or another key signs."""
     with held(secret) as descriptor:
-        words = ["--status-fd", "1", *with_passphrase(descriptor), "-u", f"{pair.signer}!", "--detach-sign", "-o", "/dev/null"]
-        done = gpg(["--yes", *words], home, fds=(descriptor,))
+        words = ["--yes", "--status-fd", "1", *with_passphrase(descriptor), "-u", f"{pair.signer}!", "-o", "/dev/null"]
+        done = gpg([*words, "--detach-sign"], home, fds=(descriptor,))
     errors = done.stderr.decode("utf-8", "replace")
     told(errors, secret)
     made = re.search(rb"SIG_CREATED \S+ \S+ \S+ \S+ \S+ (\w+)", done.stdout)
@@ -195,4 +208,4 @@ def end_agent(home: Path) -> None:
     """End the agent of this directory, which gpg starts by itself."""
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         subprocess.run(["gpgconf", "--homedir", str(home), "--kill", "gpg-agent"], stdin=subprocess.DEVNULL,
-                       capture_output=True, check=False, timeout=30)  # fmt: skip
+                       capture_output=True, check=False, timeout=30, **_owner(home))  # fmt: skip

@@ -181,8 +181,8 @@ class Hub:
 
     # What is there
 
-    def tagged(self, tag: str, inherit: bool, arches: Sequence[str], key_id: str) -> tuple[list[Rpm], set[int]]:
-        """RPMs of the latest builds in ``tag``, and the ids of those that are signed with the key. One call."""
+    def tagged(self, tag: str, inherit: bool, arches: Sequence[str]) -> tuple[list[Rpm], dict[int, set[str]]]:
+        """RPMs of the latest builds in ``tag``, and by their ids the keys that have signed them. One call."""
         options: dict[str, Any] = {"inherit": inherit, "latest": True, "rpmsigs": True, "extra": False}
         if arches:
             options["arch"] = list(arches)
@@ -190,10 +190,10 @@ class Hub:
             rows, builds = self.call("listTaggedRPMS", tag, **options)
         except Refused as error:
             raise SigningError(f"The hub {self.server} cannot list the tag {tag}: {error}") from error
-        return self._rows(rows, {build["build_id"]: build for build in builds}, key_id)
+        return self._rows(rows, {build["build_id"]: build for build in builds})
 
-    def of_builds(self, nvrs: Sequence[str], arches: Sequence[str], key_id: str) -> tuple[list[Rpm], set[int]]:
-        """RPMs of the builds ``nvrs``, and the ids of those that are signed; a multicall for each kind of question.
+    def of_builds(self, nvrs: Sequence[str], arches: Sequence[str]) -> list[Rpm]:
+        """RPMs of the builds ``nvrs``; a multicall for each kind of question.
 
         Raises:
             SigningError: (usage) naming every build that is not there, or not complete.
@@ -210,19 +210,19 @@ class Hub:
             if isinstance(answer, Refused):
                 raise SigningError(f"The hub {self.server} cannot list a build's RPMs: {answer}", EXIT_KOJI)
             rows += [row for row in answer if not arches or row["arch"] in arches]
-        rpms, _ = self._rows(rows, found, key_id)
-        return rpms, self.signed(rpms, key_id)
+        return self._rows(rows, found)[0]
 
     def _rows(
-        self, rows: Iterable[Mapping[str, Any]], builds: Mapping[int, Mapping[str, Any]], key_id: str
-    ) -> tuple[list[Rpm], set[int]]:
+        self, rows: Iterable[Mapping[str, Any]], builds: Mapping[int, Mapping[str, Any]]
+    ) -> tuple[list[Rpm], dict[int, set[str]]]:
         paths = self.koji.PathInfo(topdir="")
         directories = {number: paths.build(build).lstrip("/") for number, build in builds.items()}
         rpms: dict[int, Rpm] = {}
-        signed = set()
+        signatures: dict[int, set[str]] = {}
         for row in rows:
-            if row.get("sigkey") == key_id:
-                signed.add(row["id"])
+            # An RPM without a signature has one of the key ''.
+            if row.get("sigkey"):
+                signatures.setdefault(row["id"], set()).add(row["sigkey"])
             # Without a file there is nothing to sign: content generators may report such RPMs.
             if row["id"] in rpms or row.get("metadata_only"):
                 continue
@@ -241,7 +241,7 @@ class Hub:
                 file=paths.rpm(row),
             )
         ordered = sorted(rpms.values(), key=lambda rpm: (rpm.nvr, rpm.nvra))
-        return ordered, signed & set(rpms)
+        return ordered, {number: keys for number, keys in signatures.items() if number in rpms}
 
     def signed(self, rpms: Sequence[Rpm], key_id: str) -> set[int]:
         """Ids of those that are signed with the key, as the hub now says."""
