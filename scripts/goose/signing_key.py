@@ -81,7 +81,8 @@ class Keys:
         uid = re.fullmatch(r"(.*) <(.*)>", key.uid)
         assert uid is not None  # the configuration was checked
         kind = f"RSA\nKey-Length: {key.type[3:]}" if key.type.startswith("rsa") else "EDDSA\nKey-Curve: ed25519"
-        wanted = f"Key-Type: {kind}\nKey-Usage: sign\nName-Real: {uid[1]}\nName-Email: {uid[2]}\nExpire-Date: 0\n%commit\n"
+        wanted = f"Key-Type: {kind}\nKey-Usage: sign\nName-Real: {uid[1]}\nName-Email: {uid[2]}\n"
+        wanted += "Expire-Date: 0\n%commit\n"
         with signing_gpg.held(secret) as descriptor:
             words = ["--status-fd", "1", *signing_gpg.with_passphrase(descriptor), "--generate-key"]
             done = signing_gpg.gpg(words, home, wanted.encode(), (descriptor,))
@@ -442,7 +443,7 @@ def _parser() -> argparse.ArgumentParser:
     add_passphrase_options(common)
     admin = argparse.ArgumentParser(add_help=False)
     group = admin.add_mutually_exclusive_group()
-    group.add_argument("--admin-passphrase-fd", type=int, metavar="N", help="descriptor with Sigul's administrator's password")
+    group.add_argument("--admin-passphrase-fd", type=int, metavar="N", help="descriptor with the Sigul admin's password")
     group.add_argument("--admin-passphrase-file", type=Path, metavar="FILE", help="file with it, open to its owner alone")
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
 
