@@ -194,13 +194,15 @@ def told(errors: str, secret: Passphrase) -> None:
 def try_passphrase(home: Path, pair: KeyPair, secret: Passphrase) -> None:
     """Sign an empty text. `SigningError` where that fails, or another key signs."""
     with held(secret) as descriptor:
-        words = ["--yes", "--status-fd", "1", *with_passphrase(descriptor), "-u", f"{pair.signer}!", "-o", "/dev/null"]
+        # Never to /dev/null: gpg removes a file that is there, this one too, and writes it anew.
+        words = ["--status-fd", "2", *with_passphrase(descriptor), "-u", f"{pair.signer}!", "-o", "-"]
         done = gpg([*words, "--detach-sign"], home, fds=(descriptor,))
     errors = done.stderr.decode("utf-8", "replace")
     told(errors, secret)
-    made = re.search(rb"SIG_CREATED \S+ \S+ \S+ \S+ \S+ (\w+)", done.stdout)
-    if done.returncode or not made or made[1].decode() != pair.signer:
-        lines = [line for line in errors.splitlines() if line.strip()] or ["it said nothing"]
+    made = re.search(r"SIG_CREATED \S+ \S+ \S+ \S+ \S+ (\w+)", errors)
+    if done.returncode or not made or made[1] != pair.signer:
+        lines = [line for line in errors.splitlines() if line.strip() and not line.startswith("[GNUPG:]")]
+        lines = lines or ["it said nothing"]
         raise SigningError(f"GnuPG cannot sign with {pair.signer[-16:].lower()}: {lines[-1]}.", EXIT_TOOL)
 
 
