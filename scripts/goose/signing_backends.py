@@ -107,7 +107,6 @@ class Sigul:
     secret: Passphrase
     work: Path
     """An empty directory of ours: Sigul's client takes a file of an RPM's name for the RPM."""
-    limit: Any = seconds_for
     notice: str = ""
 
     def check(self) -> None:
@@ -126,7 +125,7 @@ class Sigul:
             ["sign-rpms", "--store-in-koji", "--koji-only", f"--koji-instance={instance}", self.key.sigul_name,
              *(rpm.nvra for rpm in rpms)],
             [self.secret],
-            self.limit(rpms),
+            seconds_for(rpms),
             self.work,
         )  # fmt: skip
         reasons = Reasons()
@@ -189,7 +188,6 @@ class Rpmsign:
     work: Path
     hub: Hub
     pair: signing_gpg.KeyPair
-    limit: Any = seconds_for
     processes: int = field(default_factory=lambda: min(4, os.cpu_count() or 1))
     notice: str = (
         "Signing by rpmsign: the key is on this host, so root here, and whoever becomes root here, can sign anything"
@@ -217,7 +215,7 @@ class Rpmsign:
             with ThreadPoolExecutor(_FETCHES) as pool:
                 got = list(pool.map(lambda rpm: self._fetch(rpm, reasons), rpms))
             there = [rpm for rpm, found in zip(rpms, got) if found]
-            errors = self._rpmsign([self._copy(rpm) for rpm in there], self.limit(rpms)) if there else ""
+            errors = self._rpmsign([self._copy(rpm) for rpm in there], seconds_for(rpms)) if there else ""
             headers = {}
             for rpm in there:
                 header = self._header(rpm)
@@ -290,8 +288,9 @@ class Rpmsign:
 
         if not hasattr(self._downloads, "session"):
             self._downloads.session = requests.Session()
-            self._downloads.session.verify = self.hub.profile["serverca"] or True
-        with self._downloads.session.get(self._where(rpm), stream=True, timeout=(10, 300)) as answer:
+        # With the request, not the session: there REQUESTS_CA_BUNDLE of the environment would win.
+        verify = self.hub.profile["serverca"] or True
+        with self._downloads.session.get(self._where(rpm), stream=True, timeout=(10, 300), verify=verify) as answer:
             if answer.status_code == 404:
                 raise FileNotFoundError
             answer.raise_for_status()

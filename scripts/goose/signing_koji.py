@@ -12,6 +12,7 @@ import json
 import os
 import re
 import threading
+import xmlrpc.client
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -177,6 +178,9 @@ class Hub:
             return SigningError(f"The hub {self.server} ended the session: {_last_line(error)}", EXIT_AUTHENTICATION)
         if isinstance(error, koji.GenericError) and not isinstance(error, offline) and not whole:
             return Refused(_last_line(error))
+        if isinstance(error, xmlrpc.client.Fault):
+            # What the hub did not expect, a full disk among it.
+            return Refused(_last_line(Exception(error.faultString)))
         return SigningError(f"The hub {self.server} failed in {method}: {_last_line(error)}", EXIT_KOJI)
 
     # What is there

@@ -277,6 +277,7 @@ def test_without_the_volume(place: Place) -> None:
     """RPMs come from Koji's URL, and what is still to be written is noted."""
     place.profile(topdir=str(place.top / "nowhere"))
     status, result = place.run("goose-1", "--just-sign")
+    assert result["failed"] == []
     assert (status, len(result["signed"])) == (0, 12)
     status, result = place.run("goose-1")
     assert (status, len(result["written"])) == (0, 12) and place.complete()
@@ -510,7 +511,7 @@ def test_sigul_bridge_down(place: Place, sigul: FakeSigul) -> None:
 
 def test_sigul_server_down(place: Place, sigul: FakeSigul, monkeypatch: pytest.MonkeyPatch) -> None:
     """It hangs; the time limit ends that."""
-    monkeypatch.setattr(signing_backends.Sigul, "limit", lambda self, rpms: 0.3)
+    monkeypatch.setattr(signing_backends, "seconds_for", lambda rpms: 0.3)
     sigul.save(server="down")
     status, result = sigul_run(place)
     assert status == 5 and "server is down, or hangs" in result["error"]
@@ -521,7 +522,7 @@ def test_sigul_server_down(place: Place, sigul: FakeSigul, monkeypatch: pytest.M
 
 def test_sigul_hangs_on_one(place: Place, sigul: FakeSigul, monkeypatch: pytest.MonkeyPatch) -> None:
     """One RPM that the server never answers to does not keep the others from being signed."""
-    monkeypatch.setattr(signing_backends.Sigul, "limit", lambda self, rpms: 1.0)
+    monkeypatch.setattr(signing_backends, "seconds_for", lambda rpms: 1.0)
     sigul.hangs_on = {"p02-1.0-1.el9.src"}
     status, result = sigul_run(place, "--sigul-batch-size", "4", "--arch", "src")
     assert status == 1 and [row["rpm"] for row in result["failed"]] == ["p02-1.0-1.el9.src"]
