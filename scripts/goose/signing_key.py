@@ -149,7 +149,8 @@ class Keys:
         return True
 
     def _admin(self) -> Passphrase:
-        found = passphrase("Sigul administrator's password: ", self.args.admin_passphrase_fd, self.args.admin_passphrase_file)
+        fd, file = self.args.admin_passphrase_fd, self.args.admin_passphrase_file
+        found = passphrase("Password of the Sigul admin: ", fd, file)
         if found is None:
             raise SigningError(
                 "There is no password of Sigul's administrator: give --admin-passphrase-fd or --admin-passphrase-file,"

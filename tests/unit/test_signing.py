@@ -54,7 +54,8 @@ def config_data(top: Path, material: Material, **more: Any) -> dict[str, Any]:
             for name in KEYS
         },
         "rpmsign": {"gnupg_home": str(material.gnupg_home)},
-        "sigul": {"command": str(top / "sigul" / "sigul"), "config": str(top / "client.conf"), "instance": {"goose": "goose"}},
+        "sigul": {"command": str(top / "sigul" / "sigul"), "config": str(top / "client.conf"),
+                  "instance": {"goose": "goose"}},
         "keys_dir": str(material.keys_dir),
         "state_dir": str(top / "state"),
         **more,
@@ -280,12 +281,14 @@ def test_without_the_volume(place: Place) -> None:
     assert result["failed"] == []
     assert (status, len(result["signed"])) == (0, 12)
     status, result = place.run("goose-1")
-    assert (status, len(result["written"])) == (0, 12) and place.complete()
+    assert (status, result["error"], len(result["written"])) == (0, "", 12)
+    assert place.complete()
     assert place.run("goose-1")[1]["written"] == []
 
 
 def test_batches(place: Place) -> None:
-    rpms = [signing_koji.Rpm(n, "b", f"r{n}", f"r{n}", "src", size, "", "d", "f") for n, size in enumerate([5, 5, 20, 1, 1, 1])]
+    sizes = [5, 5, 20, 1, 1, 1]
+    rpms = [signing_koji.Rpm(n, "b", f"r{n}", f"r{n}", "src", size, "", "d", "f") for n, size in enumerate(sizes)]
     parts = [[rpm.size for rpm in part] for part in signing.batches(rpms, 2, 10)]
     assert parts == [[5, 5], [20], [1, 1], [1]]
 
@@ -423,7 +426,8 @@ def test_hub_goes_down(place: Place, method: str) -> None:
     status, result = place.run("goose-1", "--sigul-batch-size", "4")
     assert status == 4 and place.server.url in result["error"]
     down.clear()
-    place.hub.before = place.hub.fault = lambda *_: None
+    place.hub.before = lambda method: None
+    place.hub.fault = lambda method, args: None
     assert place.run("goose-1")[0] == 0 and place.complete()
 
 
