@@ -453,15 +453,24 @@ def published(config: Config, key: Key) -> Path:
     return config.keys_dir / f"RPM-GPG-KEY-{key.name}"
 
 
+def known_pair(config: Config, key: Key) -> signing_gpg.KeyPair | None:
+    """The key as the keyring has it, or as it is published; None where it is neither."""
+    pair = signing_gpg.pair_of(config.gnupg_home, key) if config.backend == "rpmsign" else None
+    path = published(config, key)
+    if pair is None and path.is_file():
+        return signing_gpg.id_of_public(path.read_bytes(), str(path))
+    return pair
+
+
 def key_id_of(config: Config, key: Key, secret: Callable[[], Passphrase]) -> str:
     """What Koji knows ``key`` by: from the configuration, the keyring, the published key, or Sigul, in this order."""
     if key.key_id:
         return key.key_id
+    pair = known_pair(config, key)
+    if pair:
+        return pair.koji_id
     if config.backend == "rpmsign":
         return signing_gpg.need_pair(config.gnupg_home, key).koji_id
-    path = published(config, key)
-    if path.is_file():
-        return signing_gpg.id_of_public(path.read_bytes(), str(path)).koji_id
     try:
         status, text, errors = sigul(config, ["get-public-key", key.sigul_name], [secret()], 120)
     except Outage as error:

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from goose import signing_gpg
-from goose.signing import add_passphrase_options, key_id_of, published
+from goose.signing import add_passphrase_options, key_id_of, known_pair, published
 from goose.signing_backends import Outage, sigul
 from goose.signing_config import (
     BACKENDS,
@@ -67,6 +67,8 @@ class Keys:
         if signing_gpg.pair_of(home, key):
             self.say(f"{key.name} is there.")
             return False
+        if key.state == "retired":
+            raise SigningError(f"{key.name} is retired, and is not made again: give the new key a new name.")
         if key.key_id:
             raise SigningError(
                 f"{home} has no key {key.key_id}, which pillar signing:keys:{key.name}:key_id names: import it there, or"
@@ -248,11 +250,7 @@ class Keys:
         rows = []
         for name, key in sorted(self.config.keys.items()):
             path = published(self.config, key)
-            pair = None
-            if self.config.backend == "rpmsign":
-                pair = signing_gpg.pair_of(self.config.gnupg_home, key)
-            elif path.is_file():
-                pair = signing_gpg.id_of_public(path.read_bytes(), str(path))
+            pair = known_pair(self.config, key)
             rows.append({
                 "key": name,
                 "fingerprint": pair.fingerprint.lower() if pair else None,
