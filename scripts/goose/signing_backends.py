@@ -202,9 +202,8 @@ class Rpmsign:
         signing_gpg.try_passphrase(self.config.gnupg_home, self.pair, self.secret)
 
     def close(self) -> None:
-        """No copy of an RPM and no agent stays."""
+        """No copy of an RPM stays. GnuPG's agent may: it holds no passphrase, and another run may use it."""
         shutil.rmtree(self.work, ignore_errors=True)
-        signing_gpg.end_agent(self.config.gnupg_home)
 
     def sign(self, rpms: Sequence[Rpm]) -> Reasons:
         """Get copies, sign them, and give Koji the signature headers."""

@@ -11,7 +11,8 @@ import os
 import re
 import shutil
 import subprocess
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -114,12 +115,14 @@ def parse(listing: str) -> list[KeyPair]:
 def pair_of(home: Path, key: Key) -> KeyPair | None:
     """The pair in the keyring that ``key`` means, by its key_id or else its uid; None where there is none.
 
+    Public keys are looked at: secret ones are the agent's to show, which may be ending with another run.
+
     Raises:
         SigningError: where several have this uid.
     """
     if not home.is_dir():
         return None
-    listed = parse(gpg(["--list-secret-keys", "--with-colons"], home).stdout.decode("utf-8", "replace"))
+    listed = parse(gpg(["--list-keys", "--with-colons"], home).stdout.decode("utf-8", "replace"))
     if key.key_id:
         found = [pair for pair in listed if pair.koji_id == key.key_id]
     else:
@@ -184,26 +187,27 @@ def rpm_macros(home: Path, pair: KeyPair, descriptor: int) -> list[str]:
 
 
 def told(errors: str, secret: Passphrase) -> None:
-    """`SigningError` (authentication) where gpg says that the passphrase is wrong, (usage) where it has no key."""
+    """`SigningError` (authentication) where gpg says that the passphrase is wrong."""
     if "Bad passphrase" in errors or "No passphrase given" in errors:
         raise SigningError(f"{secret.source} is not the passphrase of the key: GnuPG refuses it.", EXIT_AUTHENTICATION)
-    if "No secret key" in errors:
-        raise SigningError("GnuPG has no secret key here: make it by signing_key.py create.", EXIT_USAGE)
 
 
-def try_passphrase(home: Path, pair: KeyPair, secret: Passphrase) -> None:
+def try_passphrase(home: Path, pair: KeyPair, secret: Passphrase, sleep: Callable[[float], None] = time.sleep) -> None:
     """Sign an empty text. `SigningError` where that fails, or another key signs."""
-    with held(secret) as descriptor:
-        # Never to /dev/null: gpg removes a file that is there, this one too, and writes it anew.
-        words = ["--status-fd", "2", *with_passphrase(descriptor), "-u", f"{pair.signer}!", "-o", "-"]
-        done = gpg([*words, "--detach-sign"], home, fds=(descriptor,))
-    errors = done.stderr.decode("utf-8", "replace")
-    told(errors, secret)
-    made = re.search(r"SIG_CREATED \S+ \S+ \S+ \S+ \S+ (\w+)", errors)
-    if done.returncode or not made or made[1] != pair.signer:
-        lines = [line for line in errors.splitlines() if line.strip() and not line.startswith("[GNUPG:]")]
-        lines = lines or ["it said nothing"]
-        raise SigningError(f"GnuPG cannot sign with {pair.signer[-16:].lower()}: {lines[-1]}.", EXIT_TOOL)
+    for pause in (0.5, 2.0, None):
+        with held(secret) as descriptor:
+            words = ["--yes", "--status-fd", "1", *with_passphrase(descriptor), "-u", f"{pair.signer}!", "-o", "/dev/null"]
+            done = gpg([*words, "--detach-sign"], home, fds=(descriptor,))
+        errors = done.stderr.decode("utf-8", "replace")
+        told(errors, secret)
+        made = re.search(rb"SIG_CREATED \S+ \S+ \S+ \S+ \S+ (\w+)", done.stdout)
+        if done.returncode == 0 and made and made[1].decode() == pair.signer:
+            return
+        # An agent that another run has started ends with that run, and gpg then starts another.
+        if pause:
+            sleep(pause)
+    lines = [line for line in errors.splitlines() if line.strip()] or ["it said nothing"]
+    raise SigningError(f"GnuPG cannot sign with {pair.signer[-16:].lower()}: {lines[-1]}.", EXIT_TOOL)
 
 
 def end_agent(home: Path) -> None:

@@ -88,7 +88,6 @@ class Keys:
         with signing_gpg.held(secret) as descriptor:
             words = ["--status-fd", "1", *signing_gpg.with_passphrase(descriptor), "--generate-key"]
             done = signing_gpg.gpg(words, home, wanted.encode(), (descriptor,))
-        signing_gpg.end_agent(home)
         if done.returncode or b"KEY_CREATED" not in done.stdout:
             raise SigningError(f"GnuPG made no key: {done.stderr.decode('utf-8', 'replace').strip()[-300:]}", EXIT_TOOL)
         return True
@@ -377,12 +376,12 @@ class Keys:
     def _delete_secret(self, key: Key) -> bool:
         if self.config.backend != "rpmsign":
             raise SigningError(f"--delete-secret is for rpmsign: with Sigul, run sigul delete-key {key.sigul_name}.")
-        pair = signing_gpg.pair_of(self.config.gnupg_home, key)
-        if pair is None:
+        home = self.config.gnupg_home
+        pair = signing_gpg.pair_of(home, key)
+        if pair is None or signing_gpg.gpg(["--list-secret-keys", pair.fingerprint], home).returncode:
             return False
         if not self.dry_run:
-            done = signing_gpg.gpg(["--yes", "--delete-secret-keys", pair.fingerprint], self.config.gnupg_home)
-            signing_gpg.end_agent(self.config.gnupg_home)
+            done = signing_gpg.gpg(["--yes", "--delete-secret-keys", pair.fingerprint], home)
             if done.returncode:
                 told = done.stderr.decode("utf-8", "replace").strip()[-300:]
                 raise SigningError(f"GnuPG did not delete {key.name}: {told}", EXIT_TOOL)

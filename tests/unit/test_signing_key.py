@@ -218,6 +218,7 @@ def test_rotation(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
         status, row = place.run("retire", "one", "--dry-run", "--delete-copies", "--delete-secret")
         assert (status, len(row["deleted_copies"])) == (0, 2) and hub.written_by(one) == set(ids)
         assert place.run("retire", "one", "--delete-copies", "--delete-secret")[1]["deleted_secret"]
+        assert place.run("retire", "one", "--delete-secret")[1]["deleted_secret"] is False
         assert hub.written_by(one) == set() and hub.written_by(two) == set(ids)
         assert hub.signed_by(one) == set(ids)  # Koji keeps the signatures
         assert place.secret_keys() == 1
