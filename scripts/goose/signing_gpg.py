@@ -196,17 +196,18 @@ def try_passphrase(home: Path, pair: KeyPair, secret: Passphrase, sleep: Callabl
     """Sign an empty text. `SigningError` where that fails, or another key signs."""
     for pause in (0.5, 2.0, None):
         with held(secret) as descriptor:
-            words = ["--yes", "--status-fd", "1", *with_passphrase(descriptor), "-u", f"{pair.signer}!", "-o", "/dev/null"]
+            # Not to /dev/null: where it fails, gpg removes the file that it was to write, and root's gpg can.
+            words = ["--status-fd", "2", *with_passphrase(descriptor), "-u", f"{pair.signer}!", "-o", "-"]
             done = gpg([*words, "--detach-sign"], home, fds=(descriptor,))
         errors = done.stderr.decode("utf-8", "replace")
         told(errors, secret)
-        made = re.search(rb"SIG_CREATED \S+ \S+ \S+ \S+ \S+ (\w+)", done.stdout)
+        made = re.search(rb"SIG_CREATED \S+ \S+ \S+ \S+ \S+ (\w+)", done.stderr)
         if done.returncode == 0 and made and made[1].decode() == pair.signer:
             return
         # An agent that another run has started ends with that run, and gpg then starts another.
         if pause:
             sleep(pause)
-    lines = [line for line in errors.splitlines() if line.strip()] or ["it said nothing"]
+    lines = [line for line in errors.splitlines() if line.strip() and "[GNUPG:]" not in line] or ["it said nothing"]
     raise SigningError(f"GnuPG cannot sign with {pair.signer[-16:].lower()}: {lines[-1]}.", EXIT_TOOL)
 
 
