@@ -43,3 +43,13 @@ class Table:
                 for column, (cell, width) in enumerate(zip(row, widths))
             ]
             terminalreporter.write_line("  ".join(cells).rstrip())
+
+
+def table_of(config: Any) -> Table:
+    """The one table of a run of pytest."""
+    found = config.pluginmanager.getplugin("goose-bench")
+    if found is None:
+        found = Table()
+        config.pluginmanager.register(found, "goose-bench")
+    assert isinstance(found, Table)
+    return found

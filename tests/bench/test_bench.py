@@ -25,7 +25,7 @@ from typing import Any
 import pytest
 
 import rpkg_client
-from bench_table import Table, Times
+from bench_table import Table, Times, table_of
 from goose.lab import client as lab_client
 from goose.lab import converge, record
 from goose.lab import lab as labs
@@ -38,6 +38,11 @@ SALT_CALL = ("salt-call", "--out=json", "--out-indent=-1")
 # No new round of a comparison is begun after so long: all of them together have a minute.
 SECONDS = 15
 BUILDROOT = ("/usr/bin/python3", "/usr/local/lib/goose/koji_buildroot.py", "--json")
+
+
+@pytest.fixture(scope="session")
+def table(request: pytest.FixtureRequest) -> Table:
+    return table_of(request.config)
 
 
 @pytest.fixture(scope="session")

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 import signing_doubles
-from bench_table import Table, Times
+from bench_table import Table, Times, table_of
 from goose import signing_gpg
 from goose.signing_config import Config, Passphrase
 from package_doubles import Package, make_srpms
@@ -57,6 +57,11 @@ class Place:
             "state_dir": str(self.top / "state"),
         }))  # fmt: skip
         return path
+
+
+@pytest.fixture(scope="session")
+def table(request: pytest.FixtureRequest) -> Table:
+    return table_of(request.config)
 
 
 @pytest.fixture(scope="module")
