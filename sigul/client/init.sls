@@ -29,7 +29,7 @@
 {%- do names.update({name: name}) %}
 {%- endfor %}
 {%- set keys = {} %}
-{%- for name, key in signing.keys | dictsort %}
+{%- for name, key in signing['keys'] | dictsort %}
 {%- set row = {} %}
 {%- for word in ('key_id', 'name', 'uid', 'type', 'koji', 'tags', 'inherit', 'arches', 'state', 'credential', 'passphrase_file') %}
 {%- do row.update({word: key[word]}) %}
@@ -251,7 +251,7 @@ sigul-client-selinux-label:
       - file: sigul-client-directory-{{ signing.keys_dir | replace('/', '-') }}
 {%- endif %}
 
-{%- for name, key in signing.keys | dictsort %}
+{%- for name, key in signing['keys'] | dictsort %}
 {%- set program = signing.program_dir ~ '/signing_key.py' %}
 {%- set public = signing.keys_dir ~ '/RPM-GPG-KEY-' ~ name %}
 {%- set made = not by_sigul and key.create and key.state == 'active' %}
