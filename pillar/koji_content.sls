@@ -26,6 +26,8 @@ koji:
     users:
       kojiadmin: {permissions: [admin]}
       kojira: {permissions: [repo]}
+      # Signs: what the certificate of the role sigul.client says.
+      signer: {permissions: [sign]}
 
     # Beside Koji's own, name: {description, comment, enabled}.
     channels: {}

@@ -2,13 +2,22 @@
 {%- from "koji/map.jinja" import koji with context %}
 {%- from "koji/software.jinja" import software %}
 {%- from "common/map.jinja" import httpd with context %}
+{%- from "common/lib.jinja" import hosts_with with context %}
+{%- from "pki/map.jinja" import pki with context %}
 {%- set hub = koji.hub %}
 {%- set db_dir = '/etc/koji-hub/db' %}
 
-{#- mod_ssl writes a subject as RFC 2253 does, the last part first; which of the two
+{#- Who may log in in another's name: the web pages, and Sigul's bridge where there is one.
+    mod_ssl writes a subject as RFC 2253 does, the last part first; which of the two
     orders a certificate has is up to the CA, and both are the same identity. -#}
 {%- set o = pillar['site']['name'] | regex_replace('([,+"\\\\<>;])', '\\\\\\1') %}
-{%- set proxy_dns = 'CN=kojiweb,O=' ~ o ~ '|O=' ~ o ~ ',CN=kojiweb' %}
+{%- set proxy_dns = [] %}
+{%- for role in ('koji.web', 'sigul.bridge') if role == 'koji.web' or hosts_with(role) | load_json %}
+{%- set cn = pki.identities.get(role, {}).get('name') %}
+{%- if cn %}
+{%- do proxy_dns.extend(['CN=' ~ cn ~ ',O=' ~ o, 'O=' ~ o ~ ',CN=' ~ cn]) %}
+{%- endif %}
+{%- endfor %}
 {%- set dsn = 'dbname=' ~ koji.db.name ~ ' user=' ~ koji.db.user ~ ' host=' ~ koji.db.host ~ ' port=' ~ koji.db.port
       ~ ' connect_timeout=20 sslmode=verify-full sslrootcert=' ~ koji.serverca
       ~ ' sslcert=' ~ db_dir ~ '/host.crt sslkey=' ~ db_dir ~ '/host.key' %}
@@ -16,7 +25,7 @@
       'DBConnectionString': dsn,
       'KojiDir': koji.volume.path,
       'KojiWebURL': koji.urls.web,
-      'ProxyDNs': proxy_dns,
+      'ProxyDNs': proxy_dns | join('|'),
       'Plugins': hub.plugins | join(' '),
     } %}
 {%- do options.update(hub.options) %}

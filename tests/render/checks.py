@@ -16,7 +16,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path, PurePosixPath
 from typing import Any, Callable
@@ -505,17 +505,24 @@ class Contract:
     platform: str
     base: Package
     packages: Mapping[str, Package]
+    elsewhere: Mapping[str, Package] = field(default_factory=dict)
+    """What only other platforms have."""
 
     @classmethod
     def read(cls, data: Mapping[str, Any], platform: str) -> Contract:
         """Build the contract of a platform from contract.yaml."""
-        packages = {}
+        packages, elsewhere = {}, {}
         for name, entry in data["packages"].items():
             entry = entry or {}
             repo = entry.get("repo", "")
-            if not isinstance(repo, Mapping) or repo.get(platform):
-                packages[name] = Package.read(entry, platform)
-        return cls(platform, Package.read(data["base"], platform), packages)
+            there = not isinstance(repo, Mapping) or repo.get(platform)
+            (packages if there else elsewhere)[name] = Package.read(entry, platform)
+        return cls(platform, Package.read(data["base"], platform), packages, elsewhere)
+
+    def offering(self, names: Iterable[str]) -> Contract:
+        """Return it with packages that a site's own repository has: they bring what they bring elsewhere."""
+        own = {name: self.elsewhere[name] for name in names if name in self.elsewhere}
+        return replace(self, packages={**self.packages, **own})
 
     def closure(self, names: Iterable[str]) -> set[str]:
         """Return the packages with all that they require, by name."""
@@ -620,6 +627,7 @@ def contract_faults(
     make, `before` packages that were there before.
     """
     chunks, offered = list(chunks), set(offered)
+    contract = contract.offering(offered)
     now, finally_ = _Known(), _Known()
     for known in (now, finally_):
         known.bring(contract.base)

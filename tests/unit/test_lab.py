@@ -524,3 +524,30 @@ def test_usage(line: list[str], words: str, capsys: pytest.CaptureFixture[str]) 
 def test_destroy_of_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["destroy"]) == 0
     assert "nothing to do" in capsys.readouterr().err
+
+
+def test_pillar_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is kept for the next `up`, and goes over the profile's, map by map."""
+    monkeypatch.setattr(network, "free_subnet", lambda: 20)
+    file = tmp_path / "own.yaml"
+    file.write_text("koji: {volume: {path: /srv/koji}}\npackage_repos: {mine: {offers: [sigul]}}\n")
+    lab.create("goose", "single", run.Progress(), lab.read_pillar(file))
+    again = lab.create("goose", "single", run.Progress())
+    assert again.record.pillar == {"koji": {"volume": {"path": "/srv/koji"}}, "package_repos": {"mine": {"offers": ["sigul"]}}}
+    under = {"koji": {"volume": {"kind": "local", "path": "/mnt/koji"}, "arches": ["x86_64"]}}
+    whole = seed.merged(under, again.record.pillar)
+    assert whole["koji"] == {"volume": {"kind": "local", "path": "/srv/koji"}, "arches": ["x86_64"]}
+    assert under["koji"]["volume"]["path"] == "/mnt/koji"
+    file.write_text("{}\n")
+    assert lab.create("goose", "single", run.Progress(), lab.read_pillar(file)).record.pillar == {}
+
+
+@pytest.mark.parametrize("text", ["[1, 2]\n", "a: [\n", "day: 2026-01-01\n", "", None])
+def test_pillar_that_is_none(tmp_path: Path, text: str | None) -> None:
+    """Before anything is changed."""
+    file = tmp_path / "own.yaml"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(LabError, match=f"The pillar file {file} (holds no map|cannot be used)") as raised:
+        lab.read_pillar(file)
+    assert raised.value.status == 2

@@ -36,6 +36,8 @@ def _parser() -> argparse.ArgumentParser:
 
     up = commands.add_parser("up", help="from nothing to a working build environment; safe to run again")
     up.add_argument("--profile", choices=sorted(lab.settings()["profiles"]), help="default: full")
+    up.add_argument("--pillar", type=Path, metavar="FILE",
+                    help="YAML that goes over the profile's pillar, and is kept for the next `up`")  # fmt: skip
     up.set_defaults(command=_up)
 
     status = commands.add_parser("status", help="hosts, roles, units, health")
@@ -84,9 +86,10 @@ def _up(arguments: argparse.Namespace) -> int:
     progress = Progress()
     found = record.load(arguments.name)
     profile = arguments.profile or (found.profile if found else "full")
+    pillar = None if arguments.pillar is None else lab.read_pillar(arguments.pillar)
     lab.prepare(progress)
     with record.locked(arguments.name):
-        this = lab.create(arguments.name, profile, progress)
+        this = lab.create(arguments.name, profile, progress, pillar)
         this.boot()
         this.converge()
         this.fetch_ca()

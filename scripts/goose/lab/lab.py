@@ -102,7 +102,7 @@ class Lab:
             seed.host(host, self.master)
         packager = seed.packager(self.hosts)
         own = {**self.settings["pillar"][self.record.profile], **({"scm": packager} if packager else {})}
-        seed.pillar(self.record, self.hosts, TREE, own)
+        seed.pillar(self.record, self.hosts, TREE, seed.merged(own, self.record.pillar))
         if self.master is not None:
             seed.keys(self.hosts, self.master)
             self._boot([host for host in off if host is self.master])
@@ -289,8 +289,20 @@ class Lab:
         base.discard(record.directory() / "cache", _bases_in_use())
 
 
-def create(name: str, profile: str, progress: Progress) -> Lab:
-    """The lab ``name``, with its record made where there is none yet."""
+def read_pillar(path: Path) -> dict[str, Any]:
+    """The pillar data in a YAML file; `LabError` where it is none."""
+    try:
+        data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        json.dumps(data)
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, TypeError) as error:
+        raise LabError(f"The pillar file {path} cannot be used: {' '.join(str(error).split())}.", 2) from error
+    if not isinstance(data, dict):
+        raise LabError(f"The pillar file {path} holds no map: write it as pillar's local.sls, without Jinja.", 2)
+    return data
+
+
+def create(name: str, profile: str, progress: Progress, pillar: dict[str, Any] | None = None) -> Lab:
+    """The lab ``name``, with its record made where there is none yet; ``pillar`` takes the place of an earlier one."""
     found = record.load(name)
     if found is None:
         found = record.Record(name, profile, network.free_subnet(), settings()["profiles"][profile])
@@ -301,6 +313,9 @@ def create(name: str, profile: str, progress: Progress) -> Lab:
             " or give the new one another --name.",
             2,
         )
+    if pillar is not None and pillar != found.pillar:
+        found.pillar = pillar
+        found.save()
     return Lab(found, progress)
 
 

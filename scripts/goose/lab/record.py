@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 from goose.lab.run import LabError
 
@@ -44,6 +45,8 @@ class Record:
     """Host -> roles."""
     forwarding_was_off: bool = False
     """Whether the lab switched IPv4 forwarding on."""
+    pillar: dict[str, Any] = field(default_factory=dict)
+    """What `up --pillar` gave, over the profile's own."""
 
     @property
     def root(self) -> Path:

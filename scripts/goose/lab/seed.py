@@ -31,6 +31,15 @@ def pillar(record: Record, hosts: Sequence[Host], tree: Path, profile_pillar: di
         _write(directory / name, yaml.safe_dump(data, sort_keys=False))
 
 
+def merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """``over`` put over ``under`` as Salt does it: maps are joined, all else is replaced."""
+    result = dict(under)
+    for key, value in over.items():
+        known = result.get(key)
+        result[key] = merged(known, value) if isinstance(known, dict) and isinstance(value, dict) else value
+    return result
+
+
 def host(host: Host, master: Host | None) -> None:
     """Prepare ``host``'s own layer. Without ``master`` it is masterless."""
     _write(host.root / "etc/hostname", f"{host.fqdn}\n")

@@ -1,6 +1,6 @@
 package_repos:
   site-mock:
-    offers: [mock]
+    offers: [mock, sigul, sigul-server, sigul-bridge]
     apt: {Types: deb, URIs: 'https://repo.example.org/mock', Suites: ./, Signed-By: /etc/apt/keyrings/site.asc}
     yum: {name: Site, baseurl: 'https://repo.example.org/el$releasever', gpgcheck: 1, enabled: 1}
 
@@ -55,3 +55,39 @@ scm:
     docs/[a-z]+: ['RW+C = @administrators', 'R = @all']
   host_keys: ['ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIC']
   also_allowed: ['svn.example.org:/repos/*:no:']
+
+sigul:
+  server:
+    administrator: alice
+    administrator_passphrase: canary-administrator
+    verbosity: 2
+    options:
+      server: {lenient-username-check: true, proxy-usernames: 'robot'}
+      gnupg: {gnupg-home: /srv/sigul-gnupg}
+      binding: {enabled: tpm, tpm_pin: canary-tpm}
+  bridge:
+    options:
+      bridge: {required-fas-group: signers, fas-user-name: bridge, fas-password: canary-fas}
+
+signing:
+  koji:
+    second:
+      server: https://koji.example.org/kojihub
+      topurl: https://koji.example.org/kojifiles
+      authtype: ssl
+  keys:
+    site-2023:
+      uid: Site <security@example.org>
+      state: retiring
+    site-2026:
+      uid: Site 100% <security@example.org>
+      key_id: 0123456789abcdef
+      koji: second
+      tags: [dist-2026]
+      inherit: true
+      passphrase_file: /root/site-2026
+      timer: {calendar: hourly}
+    old:
+      uid: Old <security@example.org>
+      state: retired
+  batch: {count: 20}
