@@ -29,6 +29,7 @@ _FIRST_ADDRESS = 10
 
 # Where the tree lies on the hosts that have it.
 _SCRIPTS = "/srv/salt/scripts"
+_PROGRAMS = "/usr/local/lib/goose"
 
 # What the master's host needs before any minion can be told anything.
 _FIRST_ROLES = ("salt.master", "pki.ca")
@@ -178,7 +179,9 @@ class Lab:
             self.progress("making source RPMs of the samples")
             done = admin.run([f"{_SCRIPTS}/goose_samples.py", "--out", inbox, "--json"], what="Fetching the samples")
             names = json.loads(done.stdout)["srpms"]
-        return self._build(names, self._import(names) if from_scm else "")
+        result = self._build(names, self._import(names) if from_scm else "")
+        self._sign(result)
+        return result
 
     def _import(self, paths: list[str]) -> str:
         """Bring source RPMs into git and the lookaside cache; where the result is, on the same host."""
@@ -195,19 +198,62 @@ class Lab:
         site = yaml.safe_dump(self._site())
         admin.run(["tee", "/var/tmp/lab-site.yaml"], stdin=site, what="Handing over the site's data")
         command = [f"{_SCRIPTS}/goose_release.py", "--site", "/var/tmp/lab-site.yaml", "--out", "/var/tmp", "--json"]
+        public = self.public_key()
+        if public:
+            name = f"/var/tmp/RPM-GPG-KEY-{self._release()}"
+            admin.run(["tee", name], stdin=public, what="Handing over the public key")
+            command += ["--key", name]
         done = admin.run(command, what="Making the release package's source RPM")
-        return self._build([json.loads(done.stdout)["srpm"]])
+        result = self._build([json.loads(done.stdout)["srpm"]])
+        self._sign(result)
+        return result
+
+    def public_key(self) -> str:
+        """The key that packages are signed with, as the signing host publishes it; empty where there is none."""
+        signer = self.with_role("sigul.client")
+        if signer is None:
+            return ""
+        try:
+            return self._get(f"https://{signer.fqdn}/keys/RPM-GPG-KEY-{self._release()}").decode()
+        except urllib.error.HTTPError as error:
+            if error.code == 404:
+                return ""
+            raise LabError(f"{error.url} answers {error.code}: `scripts/lab apply {signer.name}` mends it.") from error
+        except OSError as error:
+            raise LabError(f"{signer.fqdn} does not hand out its public keys ({error}).") from error
+
+    def _sign(self, result: dict[str, Any]) -> None:
+        """Sign what is unsigned in the release's tag, where there is a key, and add to ``result`` what came out."""
+        signer, key = self.with_role("sigul.client"), self._release()
+        if signer is None:
+            return
+        if not self.public_key():
+            self.progress(f"nothing is signed: {signer.fqdn} has published no key {key}, see sigul/README.rst")
+            return
+        self.progress(f"signing with {key}")
+        unit = f"signing-{key}.service"
+        if signer.run(["systemctl", "start", unit], check=False).returncode:
+            said = signer.run(["journalctl", "--quiet", "--output=cat", "--lines=5", f"--unit={unit}"], check=False).stdout
+            self.progress(f"{unit} failed on {signer.fqdn}:\n{said.strip()}")
+            result["status"] = result["status"] or 1
+        command = [f"{_PROGRAMS}/signing_key.py", "signed", "--json", "--tag", key]
+        rows = json.loads(signer.run(command, what="Asking what is signed").stdout)["builds"]
+        built = [rows[build["nvr"]] for build in result["builds"] if build["nvr"] in rows]
+        result["signed"] = {"key": key, "rpms": sum(row["keys"].get(key, 0) for row in built)}
 
     def _site(self) -> dict[str, Any]:
         site: dict[str, Any] = yaml.safe_load((self.record.root / "pillar/site.yaml").read_text())
         return site
 
+    def _release(self) -> str:
+        """What the release's target, its tag and its key are called."""
+        site = self._site()
+        return f"{site['id']}-{site['version']}"
+
     def _build(self, paths: list[str], imported: str = "") -> dict[str, Any]:
         admin = self.need_role("koji.content")
-        site = self._site()
-        target = f"{site['id']}-{site['version']}"
-        command = [f"{_SCRIPTS}/koji_rebuild.py", "--profile", site["id"], "--json"]
-        command += [*(["--from-scm", imported] if imported else []), target, *paths]
+        command = [f"{_SCRIPTS}/koji_rebuild.py", "--profile", self._site()["id"], "--json"]
+        command += [*(["--from-scm", imported] if imported else []), self._release(), *paths]
         # Its progress goes straight to the terminal.
         done = subprocess.run([*admin.enter(), *command], stdout=subprocess.PIPE, text=True, check=False)
         try:
@@ -262,11 +308,16 @@ class Lab:
     def answers(self, url: str) -> bool:
         """Whether a GET of ``url`` succeeds with the lab's CA."""
         try:
-            context = ssl.create_default_context(cafile=str(self.ca_path()))
-            with urllib.request.urlopen(url, timeout=10, context=context) as response:
-                return bool(response.status == 200)
-        except (OSError, urllib.error.URLError):
+            self._get(url)
+        except OSError:
             return False
+        return True
+
+    def _get(self, url: str) -> bytes:
+        """What a GET of ``url`` gives, with the lab's CA; `OSError` where it does not succeed."""
+        context = ssl.create_default_context(cafile=str(self.ca_path()))
+        with urllib.request.urlopen(url, timeout=10, context=context) as response:
+            return bytes(response.read())
 
     # Away
 
