@@ -265,6 +265,7 @@ def test_real_systemd_creds(place: Place, monkeypatch: pytest.MonkeyPatch) -> No
     real = shutil.which("systemd-creds", path="/usr/bin:/bin")
     if real is None or os.geteuid():
         pytest.skip("systemd-creds is root's, or is not here")
+    assert real
     (place.top / "bin" / "systemd-creds").unlink()
     # A host key of its own, beside that of this machine.
     monkeypatch.setenv("SYSTEMD_CREDENTIAL_SECRET", str(place.top / "host.key"))
