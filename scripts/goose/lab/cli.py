@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     execute.add_argument("words", nargs=argparse.REMAINDER, metavar="-- CMD …")
     execute.set_defaults(command=_exec)
 
-    rebuild = commands.add_parser("rebuild", help="build source RPMs in Koji, in the order of their needs, and sign what came out")
+    rebuild = commands.add_parser("rebuild", help="build source RPMs in Koji, and sign what came out")
     rebuild.add_argument("srpms", nargs="*", type=Path, metavar="SRPM", help="default: the samples")
     rebuild.add_argument("--from-scm", action="store_true", help="import them, and build from git and lookaside cache")
     rebuild.add_argument("--json", action="store_true")
