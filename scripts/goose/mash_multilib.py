@@ -60,7 +60,7 @@ _PLUGIN = re.compile(
     r"|wine/[^/]*\.so"
     r"|sane/libsane-[^/]*"
     r")"
-    r"|/lib(64)?/(security/[^/]*|libnss_[^/]*|libdb-[^/]*)"
+    r"|(/usr)?/lib(64)?/(security/[^/]*|libnss_[^/]*|libdb-[^/]*)"
     r"|/etc/(lsb-release\.d/[^/]*|ld\.so\.conf\.d/[^/]*\.conf)"
 )
 
