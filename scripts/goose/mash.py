@@ -127,10 +127,9 @@ def _input(site: Site, mash: Mash, session: Any, wishes: Wishes, report: Report)
     allow = (*mash.allow, *wishes.allow)
     _gate([*unsigned, *doubled], allow, report)
     # What is missing is told together with what is unsigned: both are mended by the signer.
-    refused = {one.sentence.split(" ", 1)[0] for one in unsigned if not one.allowed(allow)}
     missing = ""
     try:
-        found = mash_tag.locate([rpm for rpm in once if rpm.nevra not in refused], builds, site.topdir)
+        found = mash_tag.locate(once, builds, site.topdir)
         sources = mash_tag.locate(mash_plan.excluding_sources(mash, rpms), builds, site.topdir)
     except MissingError as error:
         missing = str(error)
@@ -140,7 +139,10 @@ def _input(site: Site, mash: Mash, session: Any, wishes: Wishes, report: Report)
         raise Failed(missing, EXIT_TOOL)
     extra = [
         (kind, content)
-        for kind, content in (("group", _file(mash.compsfile, "compsfile")), ("updateinfo", _file(mash.updateinfo, "updateinfo")))
+        for kind, content in (
+            ("group", _file(mash.compsfile, "compsfile")),
+            ("updateinfo", _file(mash.updateinfo, "updateinfo")),
+        )
         if content is not None
     ]
     parents = []
@@ -176,12 +178,17 @@ def _explain(plan: Plan, rpms: Sequence[Rpm], text: str) -> list[str]:
             if rpm in tree.members:
                 lines.append(f"{rpm.nevra} is in {tree.name}: {tree.members[rpm]}.")
             else:
-                lines.append(f"{rpm.nevra} is not in {tree.name}: {tree.out.get(rpm, 'it is not looked at')}.")
+                lines.append(
+                    f"{rpm.nevra} is not in {tree.name}: {tree.out.get(rpm, 'it is not looked at')}."
+                )
     return lines
 
 
 def _sizes(trees: Sequence[Tree]) -> dict[str, dict[str, int]]:
-    return {tree.name: {"rpms": len(tree.members), "bytes": sum(rpm.size for rpm in tree.members)} for tree in trees}
+    return {
+        tree.name: {"rpms": len(tree.members), "bytes": sum(rpm.size for rpm in tree.members)}
+        for tree in trees
+    }
 
 
 def _manifest_sizes(manifest: Mapping[str, Any]) -> dict[str, dict[str, int]]:
@@ -195,14 +202,18 @@ def _note(report: Report, diff: Diff) -> None:
     report.added, report.removed, report.resigned = diff.added, diff.removed, diff.resigned
 
 
-def compose(site: Site, mash: Mash, session: Any, wishes: Wishes, report: Report, say: Say, show: Show) -> None:
+def compose(
+    site: Site, mash: Mash, session: Any, wishes: Wishes, report: Report, say: Say, show: Show
+) -> None:
     """Make one repository; ``report`` says what came of it.
 
     Raises:
         Failed, and what the parts raise: `run` turns all into the report.
     """
     if unknown := mash_plan.unknown_arches(mash):
-        raise Failed(f"{mash.name}: arches has {', '.join(unknown)}, for which there are no rules.", EXIT_USAGE)
+        raise Failed(
+            f"{mash.name}: arches has {', '.join(unknown)}, for which there are no rules.", EXIT_USAGE
+        )
     published = Published(site.output, mash.published)
     report.path = str(published.link)
     if wishes.explain or wishes.dry_run:
@@ -215,7 +226,14 @@ def compose(site: Site, mash: Mash, session: Any, wishes: Wishes, report: Report
 
 
 def _compose(
-    site: Site, mash: Mash, session: Any, wishes: Wishes, published: Published, report: Report, say: Say, show: Show
+    site: Site,
+    mash: Mash,
+    session: Any,
+    wishes: Wishes,
+    published: Published,
+    report: Report,
+    say: Say,
+    show: Show,
 ) -> None:
     found = _input(site, mash, session, wishes, report)
     before = published.manifest()
@@ -229,7 +247,10 @@ def _compose(
             report.result = "explained"
             report.explained = _explain(plan, found.rpms, wishes.explain)
             if not report.explained:
-                raise Failed(f"{mash.name}: the tag {mash.tag} has no {wishes.explain} for {', '.join(mash.arches)}.", EXIT_USAGE)
+                raise Failed(
+                    f"{mash.name}: the tag {mash.tag} has no {wishes.explain} for {', '.join(mash.arches)}.",
+                    EXIT_USAGE,
+                )
             return
         new = {tree.name: mash_publish.rows(tree, mash.hash_packages, wanted, briefs) for tree in plan.trees}
         _note(report, mash_publish.difference(before, new))
@@ -248,7 +269,9 @@ def _compose(
              "keys": [ids[0] for ids in mash.keys], "timestamp": timestamp, "input": found.fingerprint},
             site.hash,
         )  # fmt: skip
-        generation = mash_publish.build(published, content, lambda done, count: show("placing RPMs", done, count))
+        generation = mash_publish.build(
+            published, content, lambda done, count: show("placing RPMs", done, count)
+        )
         published.show(generation)
         report.result, report.generation = "published", str(generation)
         records.tidy(wanted.values())
@@ -277,7 +300,13 @@ def _dist_repo(site: Site, mash: Mash, session: Any, wishes: Wishes, report: Rep
 
 
 def run(
-    site: Site, mash: Mash, connect: Callable[[], Any], wishes: Wishes, warnings: Sequence[str], say: Say, show: Show
+    site: Site,
+    mash: Mash,
+    connect: Callable[[], Any],
+    wishes: Wishes,
+    warnings: Sequence[str],
+    say: Say,
+    show: Show,
 ) -> Report:
     """Make one repository, and say what came of it."""
     report = Report(mash.name, warnings=list(warnings))
@@ -301,10 +330,15 @@ def run(
         report.status, report.error = EXIT_TOOL, str(error)
     except sqlite3.Error as error:
         report.status = EXIT_TOOL
-        report.error = f"The cache in {site.cache} failed ({error}): is the disk full? Else remove it; it is made anew."
+        report.error = (
+            f"The cache in {site.cache} failed ({error}): is the disk full? Else remove it; it is made anew."
+        )
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        report.status, report.error = EXIT_TOOL, f"{mash.name}: the disk failed{where}: {error.strerror or error}."
+        report.status, report.error = (
+            EXIT_TOOL,
+            f"{mash.name}: the disk failed{where}: {error.strerror or error}.",
+        )
     if report.status:
         report.result = "refused" if report.refused else "failed"
     report.seconds = round(time.monotonic() - start, 2)
@@ -336,10 +370,13 @@ def _complaints(report: Report) -> Iterator[str]:
     yield from (f"{report.name}: {one}" for one in report.refused)
     if report.refused:
         yield (
-            f"{report.name} is not made, for the {len(report.refused)} reasons above; what is published stays. Mend them, or"
-            f" name what may be: {' '.join(f'--allow {kind}' for kind in _kinds(report))} (or KIND:PACKAGE)."
+            f"{report.name} is not made, for the {len(report.refused)} reasons above; what is published stays."
+            f" Mend them, or name what may be: {' '.join(f'--allow {kind}' for kind in _kinds(report))} (or KIND:PACKAGE)."
         )
-    yield from (f"{report.name}: {one}" if not one.startswith(f"{report.name}:") else one for one in report.error.splitlines())
+    yield from (
+        f"{report.name}: {one}" if not one.startswith(f"{report.name}:") else one
+        for one in report.error.splitlines()
+    )
 
 
 def _kinds(report: Report) -> list[str]:
@@ -391,7 +428,12 @@ def main(arguments: Sequence[str] | None = None, connect: Callable[[Site], Any] 
 
     def show(what: str, number: int, count: int) -> None:
         if terminal and (number == count or number % 100 == 0):
-            print(f"\r{what}: {number} of {count}", end="\n" if number == count else "", file=sys.stderr, flush=True)
+            print(
+                f"\r{what}: {number} of {count}",
+                end="\n" if number == count else "",
+                file=sys.stderr,
+                flush=True,
+            )
 
     # A timer's unit is stopped by this; what is left is swept by the next run.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(EXIT_PARTLY))
@@ -418,7 +460,9 @@ def main(arguments: Sequence[str] | None = None, connect: Callable[[Site], Any] 
         if connect is not None:
             return connect(site)
         # Reading needs nobody's name; starting a task does.
-        return koji_call.connect(site.hub, site.serverca, site.cert or None if mash.engine == "dist-repo" else None)
+        return koji_call.connect(
+            site.hub, site.serverca, site.cert or None if mash.engine == "dist-repo" else None
+        )
 
     reports = []
     try:

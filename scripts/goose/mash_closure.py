@@ -36,7 +36,9 @@ class Broken(Generic[Package]):
 class Sack(Generic[Package]):
     """The packages that one repository has or may have, and those of its parents."""
 
-    def __init__(self, holding: Callable[[Collection[Package], Collection[str]], dict[str, set[Package]]]) -> None:
+    def __init__(
+        self, holding: Callable[[Collection[Package], Collection[str]], dict[str, set[Package]]]
+    ) -> None:
         """``holding`` says which packages have which paths, for those that stand in no primary.xml."""
         import solv
 
@@ -69,7 +71,9 @@ class Sack(Generic[Package]):
         """Add packages with their primary.xml each."""
         repo = self._repo("own", len(packages), texts)
         solvables = list(repo.solvables)
-        assert len(solvables) == len(packages), f"libsolv has read {len(solvables)} of {len(packages)} packages"
+        assert len(solvables) == len(packages), (
+            f"libsolv has read {len(solvables)} of {len(packages)} packages"
+        )
         for package, solvable in zip(packages, solvables):
             self._packages[solvable.id] = package
             self._ids[package] = solvable.id
@@ -163,7 +167,9 @@ class Sack(Generic[Package]):
                     disabled = [solvable.id for solvable in self._pool.solvables if solvable.id not in inside]
                     self._pool.set_disabled_list(disabled)
                 if number not in conditional:
-                    job = self._pool.Job(self._solv.Job.SOLVER_INSTALL | self._solv.Job.SOLVER_SOLVABLE, number)
+                    job = self._pool.Job(
+                        self._solv.Job.SOLVER_INSTALL | self._solv.Job.SOLVER_SOLVABLE, number
+                    )
                     conditional[number] = not self._pool.Solver().solve([job])
                 if conditional[number]:
                     continue

@@ -11,6 +11,7 @@ import configparser
 import difflib
 import re
 import subprocess
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -194,7 +195,11 @@ class Mash:
 
 
 def _read(
-    path: Path, section: str, known: Mapping[str, Callable[[str], Any]], gone: Mapping[str, str], warnings: list[str]
+    path: Path,
+    section: str,
+    known: Mapping[str, Callable[[str], Any]],
+    gone: Mapping[str, str],
+    warnings: list[str],
 ) -> dict[str, Any]:
     """The values of ``section``; warnings about dropped keys are added to ``warnings``."""
     parser = configparser.ConfigParser(interpolation=None)
@@ -202,7 +207,9 @@ def _read(
         text = path.read_text(encoding="utf-8")
         parser.read_string(text, str(path))
     except FileNotFoundError:
-        raise ConfigError(f"{path} is missing: apply the state mash on this host, or name its directory by --config.") from None
+        raise ConfigError(
+            f"{path} is missing: apply the state mash on this host, or name its directory by --config."
+        ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}.") from error
     except configparser.Error as error:
@@ -227,7 +234,9 @@ def _read(
             warnings.append(f"{where(key)}: {key} is left out, because {gone[key]}.")
         elif key not in known:
             near = difflib.get_close_matches(key, list(known), 1)
-            bad.append(f"{where(key)}: {key!r} is no key of mash" + (f"; is {near[0]!r} meant?" if near else "."))
+            bad.append(
+                f"{where(key)}: {key!r} is no key of mash" + (f"; is {near[0]!r} meant?" if near else ".")
+            )
         elif value.strip():
             try:
                 found[key] = known[key](value.strip())
@@ -251,7 +260,9 @@ def read_site(directory: Path, warnings: list[str]) -> Site:
     given = {names.get(key, key): value for key, value in found.items()}
     site = Site(**{"directory": directory, **given})
     if not site.hub:
-        raise ConfigError(f"{path}: buildhost is missing: give the URL of Koji's hub, as in https://HOST/kojihub.")
+        raise ConfigError(
+            f"{path}: buildhost is missing: give the URL of Koji's hub, as in https://HOST/kojihub."
+        )
     return site
 
 
@@ -265,13 +276,18 @@ def key_ids(word: str, keysdir: Path) -> tuple[str, ...]:
     path = keysdir / f"RPM-GPG-KEY-{word}"
     if not _NAME.fullmatch(word) or not path.is_file():
         raise ValueError(f"key ids, or names of keys: there is no {path}")
-    command = ["gpg", "--batch", "--no-options", "--no-default-keyring", "--homedir", "/nonexistent",
-               "--no-auto-check-trustdb", "--with-colons", "--show-keys", str(path)]  # fmt: skip
     try:
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        # A home of its own: gpg makes files wherever it is at home.
+        with tempfile.TemporaryDirectory(prefix="mash-") as home:
+            command = ["gpg", "--batch", "--no-options", "--homedir", home, "--with-colons", "--show-keys", str(path)]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
         raise ValueError(f"key ids, for gpg, which reads {path}, cannot be run ({error})") from error
-    ids = [row[4][-8:].lower() for row in (line.split(":") for line in done.stdout.splitlines()) if row[0] in ("pub", "sub")]
+    ids = [
+        row[4][-8:].lower()
+        for row in (line.split(":") for line in done.stdout.splitlines())
+        if row[0] in ("pub", "sub")
+    ]
     if not ids:
         raise ValueError(f"key ids, or names of keys: {path} holds no public key")
     return tuple(ids)
@@ -288,7 +304,10 @@ def read_mash(site: Site, name: str, warnings: list[str]) -> Mash:
         raise ConfigError(f"{name!r} is no name of a mash: use letters, digits and . _ + -.")
     if not path.is_file():
         there = sorted(other.stem for other in site.directory.glob("*.mash"))
-        raise ConfigError(f"{path} is missing: " + (f"there are {', '.join(there)}." if there else "there is no mash at all."))
+        raise ConfigError(
+            f"{path} is missing: "
+            + (f"there are {', '.join(there)}." if there else "there is no mash at all.")
+        )
     found = _read(path, name, MASH, GONE_MASH, warnings)
     keys = []
     for word in found.pop("keys", ()):
@@ -296,14 +315,19 @@ def read_mash(site: Site, name: str, warnings: list[str]) -> Mash:
             keys.append(key_ids(word, site.keysdir))
         except ValueError as error:
             raise ConfigError(f"{path}: keys has {word!r}: give {error}.") from None
-    for key, example in (("tag", "the tag to take packages from"), ("arches", "architectures, as in i386 x86_64")):
+    for key, example in (
+        ("tag", "the tag to take packages from"),
+        ("arches", "architectures, as in i386 x86_64"),
+    ):
         if not found.get(key):
             raise ConfigError(f"{path}: {key} is missing: give {example}.")
     mash = Mash(name=name, keys=tuple(keys), text=path.read_text(encoding="utf-8"), **found)
     for problem in _problems(mash):
         raise ConfigError(f"{path}: {problem}")
     if mash.multilib and mash.multilib_method == "yaboot":
-        warnings.append(f"{path}: multilib_method yaboot picks 32-bit yaboot for 64-bit PowerPC, and nothing else.")
+        warnings.append(
+            f"{path}: multilib_method yaboot picks 32-bit yaboot for 64-bit PowerPC, and nothing else."
+        )
     if not mash.keys:
         warnings.append(f"{path}: no keys are named: packages go in as they were built, unsigned.")
     return mash
@@ -317,18 +341,31 @@ def _problems(mash: Mash) -> Iterator[str]:
     if mash.multilib_method == "file" and mash.multilib and not mash.multilib_file:
         yield "multilib_method file needs multilib_file: give the path of a list of names."
     if len(mash.arches) > 1:
-        for key, path in (("rpm_path", mash.rpm_path), ("debuginfo_path", mash.debuginfo_path if mash.debuginfo else "")):
+        for key, path in (
+            ("rpm_path", mash.rpm_path),
+            ("debuginfo_path", mash.debuginfo_path if mash.debuginfo else ""),
+        ):
             if path and "%(arch)s" not in path:
                 yield f"{key} is {path!r}, one place for {len(mash.arches)} architectures: put %(arch)s into it."
     try:
-        for path in (mash.rpm_path, mash.debuginfo_path, mash.source_path, mash.repodata_path, *mash.parent_repos):
+        for path in (
+            mash.rpm_path,
+            mash.debuginfo_path,
+            mash.source_path,
+            mash.repodata_path,
+            *mash.parent_repos,
+        ):
             path % {"arch": "x86_64"}
     except (ValueError, KeyError, TypeError):
         yield f"{path!r} cannot be filled in: only %(arch)s may stand there."
     top = mash.repodata(mash.rpm_path)
     if not f"{mash.rpm_path}/".startswith(f"{top}/"):
         yield f"repodata_path is {top!r}, which rpm_path {mash.rpm_path!r} is not below."
-    places = [top, *([mash.debuginfo_path] if mash.debuginfo else []), *([mash.source_path] if mash.source else [])]
+    places = [
+        top,
+        *([mash.debuginfo_path] if mash.debuginfo else []),
+        *([mash.source_path] if mash.source else []),
+    ]
     for one in places:
         for other in places:
             if one is not other and f"{one}/".startswith(f"{other}/"):

@@ -87,7 +87,10 @@ def make(
     keys = [found for ids in mash.keys for found in ids]
     task = ask(lambda: session.distRepo(mash.tag, keys, **options), "Starting the distRepo task")
     repo = ask(lambda: session.getTaskRequest(task), f"Task {task}")[1]
-    say(f"{mash.name}: waiting for task {task}, which makes dist repo {repo}" + (f": {site.weburl}/taskinfo?taskID={task}" if site.weburl else ""))
+    say(
+        f"{mash.name}: waiting for task {task}, which makes dist repo {repo}"
+        + (f": {site.weburl}/taskinfo?taskID={task}" if site.weburl else "")
+    )
     while not ask(lambda: session.taskFinished(task), f"Task {task}"):
         sleep(_PAUSE)
     # Raises what the task failed by.

@@ -59,7 +59,9 @@ class Parent:
             href = records[kind].location_href
             data = self._read(href)
             if hashlib.new(records[kind].checksum_type, data).hexdigest() != records[kind].checksum:
-                raise ParentError(f"parent_repos: {href} of {self.place} is not what its repomd.xml says: try again later.")
+                raise ParentError(
+                    f"parent_repos: {href} of {self.place} is not what its repomd.xml says: try again later."
+                )
             found.append(directory / Path(href).name)
             found[-1].write_bytes(data)
         return found[0], found[1]

@@ -168,7 +168,9 @@ def make(
     return plan
 
 
-def _native(mash: Mash, tree: Tree, rpms: Iterable[Rpm], sources: Mapping[int, Brief], debug: bool) -> list[Rpm]:
+def _native(
+    mash: Mash, tree: Tree, rpms: Iterable[Rpm], sources: Mapping[int, Brief], debug: bool
+) -> list[Rpm]:
     """Put in what runs there natively; what may come in beside."""
     runs, beside = set(COMPATIBLE[tree.arch]), set(_beside(mash, tree.arch))
     spare = []

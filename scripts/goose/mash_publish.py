@@ -76,7 +76,9 @@ class Published:
                 f"{self.link} is no link of this program's: move it away; the repository appears there as a link."
             )
         if self.link.is_symlink() and self.current() is None:
-            raise PublishError(f"{self.link} leads to {os.readlink(self.link)}, which this program has not made: remove it.")
+            raise PublishError(
+                f"{self.link} leads to {os.readlink(self.link)}, which this program has not made: remove it."
+            )
         try:
             self.base.mkdir(parents=True, exist_ok=True)
             lock = (self.base / "lock").open("a")
@@ -96,7 +98,11 @@ class Published:
         except OSError:
             return None
         head, _, number = target.rpartition("/")
-        return self.base / number if head == f".mash/{self.base.name}" and _GENERATION.fullmatch(number) else None
+        return (
+            self.base / number
+            if head == f".mash/{self.base.name}" and _GENERATION.fullmatch(number)
+            else None
+        )
 
     def manifest(self) -> dict[str, Any]:
         """What the published generation holds; empty where nothing is published, or nothing can be said of it."""
@@ -109,7 +115,10 @@ class Published:
 
     def generations(self) -> list[Path]:
         """All, the oldest first."""
-        return sorted((path for path in self.base.iterdir() if _GENERATION.fullmatch(path.name)), key=lambda path: int(path.name))
+        return sorted(
+            (path for path in self.base.iterdir() if _GENERATION.fullmatch(path.name)),
+            key=lambda path: int(path.name),
+        )
 
     def sweep(self, keep: int) -> None:
         """Remove what killed runs left, and generations beyond the published one and ``keep`` - 1 before it."""
@@ -120,7 +129,9 @@ class Published:
         current = self.current()
         old = [path for path in self.generations() if current is None or int(path.name) < int(current.name)]
         # One that is newer than what is published was never published.
-        new = [path for path in self.generations() if current is not None and int(path.name) > int(current.name)]
+        new = [
+            path for path in self.generations() if current is not None and int(path.name) > int(current.name)
+        ]
         for path in [*(old[: len(old) - (keep - 1)] if current else old), *new]:
             # By another name first: half a generation must not look like one.
             away = self.base / f"staging-{path.name}"
@@ -138,9 +149,7 @@ class Published:
                     about = os.stat(f"{current}/{place}")
                     if (about.st_size, about.st_mtime_ns) != (size, mtime):
                         return False
-            return all(
-                _sha256(current / name) == checksum for name, checksum in manifest["metadata"].items()
-            )
+            return all(_sha256(current / name) == checksum for name, checksum in manifest["metadata"].items())
         except (OSError, KeyError, ValueError, TypeError, AttributeError):
             return False
 
@@ -168,10 +177,19 @@ def _sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def rows(tree: Tree, hash_packages: bool, wanted: Mapping[Rpm, Wanted], briefs: Mapping[Wanted, Brief]) -> dict[str, list[Any]]:
+def rows(
+    tree: Tree, hash_packages: bool, wanted: Mapping[Rpm, Wanted], briefs: Mapping[Wanted, Brief]
+) -> dict[str, list[Any]]:
     """A tree for the manifest: NEVRA -> place, key, checksum, size, time of change, reason."""
     return {
-        rpm.nevra: [tree.place(rpm, hash_packages), rpm.sigkey, briefs[wanted[rpm]].pkgid, rpm.size, rpm.mtime, why]
+        rpm.nevra: [
+            tree.place(rpm, hash_packages),
+            rpm.sigkey,
+            briefs[wanted[rpm]].pkgid,
+            rpm.size,
+            rpm.mtime,
+            why,
+        ]
         for rpm, why in sorted(tree.members.items(), key=lambda item: (item[0].nevra, item[0].arch))
     }
 
@@ -184,7 +202,9 @@ def difference(old: Mapping[str, Any], new: Mapping[str, Mapping[str, Sequence[A
         one, other = before.get(tree, {}), new.get(tree, {})
         found.added.extend(f"{tree}: {nevra}" for nevra in other if nevra not in one)
         found.removed.extend(f"{tree}: {nevra}" for nevra in one if nevra not in other)
-        found.resigned.extend(f"{tree}: {nevra}" for nevra, row in other.items() if nevra in one and one[nevra][1:3] != row[1:3])
+        found.resigned.extend(
+            f"{tree}: {nevra}" for nevra, row in other.items() if nevra in one and one[nevra][1:3] != row[1:3]
+        )
     return found
 
 
@@ -215,7 +235,11 @@ def build(published: Published, content: Content, show: Callable[[int, int], Non
     staging = published.staging
     old, before = published.current(), published.manifest()
     # By checksum: what is already here is linked again, and not copied from the volume.
-    here = {row[2]: row for tree in before.get("trees", {}).values() for row in tree["rpms"].values()} if old else {}
+    here = (
+        {row[2]: row for tree in before.get("trees", {}).values() for row in tree["rpms"].values()}
+        if old
+        else {}
+    )
     staging.mkdir()
     manifest: dict[str, Any] = {"version": _VERSION, **content.about, "trees": {}, "metadata": {}}
     count, done = sum(len(tree.members) for tree in content.trees), 0
@@ -224,16 +248,18 @@ def build(published: Published, content: Content, show: Callable[[int, int], Non
         by_nevra = {rpm.nevra: rpm for rpm in tree.members}
         made: set[str] = set()
         for nevra, row in found.items():
-            directory = f"{staging}/{row[0].rpartition('/')[0]}"
-            if directory not in made:
-                os.makedirs(directory, exist_ok=True)
-                made.add(directory)
+            folder = f"{staging}/{row[0].rpartition('/')[0]}"
+            if folder not in made:
+                os.makedirs(folder, exist_ok=True)
+                made.add(folder)
             _place(by_nevra[nevra], row, f"{staging}/{row[0]}", here.get(row[2]), old, content.hash)
             done += 1
             show(done, count)
         packages = (
             (tree.location(row[0]), xml)
-            for row, xml in zip(found.values(), content.records.xml([content.wanted[by_nevra[nevra]] for nevra in found]))
+            for row, xml in zip(
+                found.values(), content.records.xml([content.wanted[by_nevra[nevra]] for nevra in found])
+            )
         )
         # A source repository has no groups.
         extra = content.extra if tree.name == tree.arch else ()
@@ -251,7 +277,9 @@ def build(published: Published, content: Content, show: Callable[[int, int], Non
         # The whole file system at once: a flush for each of thousands of files takes minutes.
         subprocess.run(["sync", "--file-system", str(staging)], check=True, capture_output=True)
     except subprocess.CalledProcessError as error:
-        raise PublishError(f"{staging} could not be flushed to the disk: {error.stderr.decode().strip()}") from error
+        raise PublishError(
+            f"{staging} could not be flushed to the disk: {error.stderr.decode().strip()}"
+        ) from error
     generations = published.generations()
     generation = published.base / f"{int(generations[-1].name) + 1 if generations else 1:06d}"
     staging.rename(generation)
@@ -259,7 +287,9 @@ def build(published: Published, content: Content, show: Callable[[int, int], Non
     return generation
 
 
-def _place(rpm: Rpm, row: Sequence[Any], target: str, here: Sequence[Any] | None, old: Path | None, hashtype: str) -> None:
+def _place(
+    rpm: Rpm, row: Sequence[Any], target: str, here: Sequence[Any] | None, old: Path | None, hashtype: str
+) -> None:
     """Put an RPM at ``target``: a link to the same in the published generation or on the volume, or a copy."""
     size, mtime = row[3], row[4]
     if here is not None and tuple(here[3:5]) == (size, mtime):
@@ -276,7 +306,9 @@ def _place(rpm: Rpm, row: Sequence[Any], target: str, here: Sequence[Any] | None
         _copy(rpm, target, row[2], hashtype)
     about = os.stat(target)
     if (about.st_size, about.st_mtime_ns) != (size, mtime):
-        raise PublishError(f"{rpm.nevra}: {rpm.path} has changed while the repository was made: run it again.")
+        raise PublishError(
+            f"{rpm.nevra}: {rpm.path} has changed while the repository was made: run it again."
+        )
 
 
 def _copy(rpm: Rpm, target: str, checksum: str, hashtype: str) -> None:
@@ -289,7 +321,9 @@ def _copy(rpm: Rpm, target: str, checksum: str, hashtype: str) -> None:
             os.fchmod(stream.fileno(), 0o644)
         os.utime(target, ns=(rpm.mtime, rpm.mtime))
     except OSError as error:
-        raise PublishError(f"{rpm.nevra}: {rpm.path} could not be copied to {target}: {error.strerror}.") from error
+        raise PublishError(
+            f"{rpm.nevra}: {rpm.path} could not be copied to {target}: {error.strerror}."
+        ) from error
     if found.hexdigest() != checksum:
         raise PublishError(
             f"{rpm.nevra}: the copy of {rpm.path} came out otherwise than it was read before: look at the disk and"

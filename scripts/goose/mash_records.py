@@ -188,7 +188,9 @@ class Records:
         """
         found: dict[str, Brief] = {}
         keys = {one.key for one in wanted}
-        for key, pkgid, excludes, exclusives in self._db.execute("SELECT key, pkgid, excludes, exclusives FROM rpm"):
+        for key, pkgid, excludes, exclusives in self._db.execute(
+            "SELECT key, pkgid, excludes, exclusives FROM rpm"
+        ):
             if key in keys:
                 found[key] = Brief(pkgid, tuple(excludes.split()), tuple(exclusives.split()))
         missing = sorted({one.key: one for one in wanted if one.key not in found}.values())
@@ -214,17 +216,22 @@ class Records:
             try:
                 yield from pool.map(_make_all, batches)
             except BrokenProcessPool as error:
-                raise RecordError("A process that reads RPMs was killed: is there too little memory? Run it again.") from error
+                raise RecordError(
+                    "A process that reads RPMs was killed: is there too little memory? Run it again."
+                ) from error
 
     def _store(self, rows: Iterable[tuple[Any, ...]]) -> None:
         now = int(time.time())
         self._db.execute("BEGIN")
         self._db.executemany(
-            "INSERT OR REPLACE INTO rpm VALUES (?, ?, ?, ?, ?, ?, ?, ?)", [(row[0], now, *row[1:]) for row in rows]
+            "INSERT OR REPLACE INTO rpm VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+            [(row[0], now, *row[1:]) for row in rows],
         )
         self._db.execute("COMMIT")
 
-    def xml(self, wanted: Sequence[Wanted], columns: str = "primary_xml, filelists_xml, other_xml") -> Iterator[tuple[bytes, ...]]:
+    def xml(
+        self, wanted: Sequence[Wanted], columns: str = "primary_xml, filelists_xml, other_xml"
+    ) -> Iterator[tuple[bytes, ...]]:
         """The XML of each of ``wanted``, in order."""
         with closing(self._db.cursor()) as cursor:
             for one in wanted:

@@ -75,7 +75,9 @@ class _File:
                 self._zstd = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=self._stream)
             except OSError as error:
                 self._stream.close()
-                raise RepodataError(f"zstd cannot be run ({error}): install it, or set compress_type to gz.") from error
+                raise RepodataError(
+                    f"zstd cannot be run ({error}): install it, or set compress_type to gz."
+                ) from error
 
     def write(self, data: bytes) -> None:
         self._pieces.append(data)
@@ -135,7 +137,11 @@ class _File:
 
 
 def write(
-    directory: Path, count: int, packages: Iterable[tuple[str, Xml]], extra: Iterable[tuple[str, bytes]], look: Look
+    directory: Path,
+    count: int,
+    packages: Iterable[tuple[str, Xml]],
+    extra: Iterable[tuple[str, bytes]],
+    look: Look,
 ) -> None:
     """Make `repodata` in ``directory``.
 
@@ -162,7 +168,9 @@ def write(
     files: list[_File] = []
     try:
         for kind in _KINDS:
-            files.append(_File(repodata / f"{kind}.xml{_SUFFIX[look.compression]}", look.compression, look.hash))
+            files.append(
+                _File(repodata / f"{kind}.xml{_SUFFIX[look.compression]}", look.compression, look.hash)
+            )
             files[-1].write(head(kind, count))
         primary, filelists, other = files
         for location, (first, second, third) in packages:
@@ -195,11 +203,17 @@ def sign(repomd: Path, command: str) -> None:
         RepodataError: where it does not.
     """
     asc = repomd.with_name(f"{repomd.name}.asc")
-    words = [word.replace("{repomd}", str(repomd)).replace("{asc}", str(asc)) for word in shlex.split(command)]
+    words = [
+        word.replace("{repomd}", str(repomd)).replace("{asc}", str(asc)) for word in shlex.split(command)
+    ]
     try:
-        done = subprocess.run(words, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False)
+        done = subprocess.run(
+            words, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False
+        )
     except OSError as error:
-        raise RepodataError(f"repomd_sign cannot be run ({error}): mend the command, or leave it empty.") from error
+        raise RepodataError(
+            f"repomd_sign cannot be run ({error}): mend the command, or leave it empty."
+        ) from error
     said = done.stderr.strip().splitlines()[-1:] or ["it said nothing"]
     if done.returncode:
         raise RepodataError(f"repomd_sign ({words[0]}) failed with status {done.returncode}: {said[0]}")
