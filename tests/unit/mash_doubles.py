@@ -82,7 +82,11 @@ class Build:
         return f"{self.name}-{self.version}-{self.release}"
 
     def spec(self) -> str:
-        parts, install, main = [], ["%install"], [f"Epoch: {self.epoch}"] if self.epoch else []
+        directories = sorted({os.path.dirname(path) for sub in self.subs for path in sub.files})
+        # One process for all of them: there may be thousands.
+        parts, install = [], ["%install", "mkdir -p", *(f"%{{buildroot}}{path}" for path in directories)]
+        install = [install[0], " ".join(install[1:])]
+        main = [f"Epoch: {self.epoch}"] if self.epoch else []
         main += [self.arches] if self.arches else []
         for sub in self.subs:
             lines = ["BuildArch: noarch"] if sub.noarch else []
@@ -95,7 +99,7 @@ class Build:
             else:
                 parts.append(_SUB.format(name=sub.name, lines="\n".join(lines), files=files))
             for path in sub.files:
-                install.append(f"mkdir -p %{{buildroot}}{os.path.dirname(path)}; echo {sub.name} >%{{buildroot}}{path}")
+                install.append(f"echo {sub.name} >%{{buildroot}}{path}")
         head = _HEAD.format(name=self.name, version=self.version, release=self.release, lines="\n".join(main))
         return head + "".join(parts) + "\n".join(install) + "\n"
 
@@ -114,7 +118,7 @@ def rpmbuild(directory: Path, builds: Sequence[Build]) -> dict[str, list[Path]]:
         for kind in ("-ba",) if target == "x86_64" else ("-bb",):
             command = ["rpmbuild", kind, "--quiet", "--nodeps", "--target", target]
             for define in (f"_topdir {directory}", f"_srcrpmdir {directory}/out", f"_rpmdir {directory}/out",
-                           f"_dbpath {directory}/db", "_rpmfilename %%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm"):  # fmt: skip
+                           f"_dbpath {directory}/db", "_binary_payload w1.gzdio", "_rpmfilename %%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm"):  # fmt: skip
                 command += ["--define", define]
             done = subprocess.run([*command, *specs], capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
@@ -177,6 +181,7 @@ class Hub:
         self.builds: dict[int, dict[str, Any]] = {}
         self.rpms: dict[int, list[dict[str, Any]]] = {}
         self.signatures: dict[int, list[str]] = {}
+        """By the RPM's id."""
         self.calls: list[str] = []
         self.uploads: dict[str, bytes] = {}
         self.tasks: dict[int, dict[str, Any]] = {}
@@ -187,16 +192,16 @@ class Hub:
         self.tags[name] = len(self.tags) + 1
         self.parents[name] = list(parents)
 
-    def add(self, build: Build, rpms: Sequence[Path], **more: Any) -> int:
-        """Import a build, as the hub does."""
+    def add(self, build: Build, rpms: Sequence[Path], link: bool = False) -> int:
+        """Import a build, as the hub does; ``link``: without a copy of the files."""
         number = len(self.builds) + 1
         self.builds[number] = {"id": number, "build_id": number, "name": build.name, "package_name": build.name,
                                "version": build.version, "release": build.release, "epoch": build.epoch or None,
-                               "nvr": build.nvr, "volume_id": 0, "volume_name": "DEFAULT", "state": 1, **more}  # fmt: skip
+                               "nvr": build.nvr, "volume_id": 0, "volume_name": "DEFAULT", "state": 1}  # fmt: skip
         self.rpms[number] = []
         for path in rpms:
             header = koji.get_rpm_header(str(path))
-            rpm_id = 1 + sum(len(found) for found in self.rpms.values())
+            rpm_id = len(self.signatures) + 1
             arch = "src" if header["sourcepackage"] else header["arch"]
             row = {"id": rpm_id, "name": header["name"], "version": header["version"], "release": header["release"],
                    "epoch": header["epoch"], "arch": arch, "payloadhash": koji.hex_string(header["sigmd5"]),
@@ -204,7 +209,7 @@ class Hub:
                    "metadata_only": False}  # fmt: skip
             target = Path(self.paths.build(self.builds[number])) / self.paths.rpm(row)
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(path, target)
+            (os.link if link else shutil.copy2)(path, target)
             self.rpms[number].append(row)
             # What the hub notes at the import of an RPM without a signature.
             self.signatures[rpm_id] = [""]
