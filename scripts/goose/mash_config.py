@@ -44,6 +44,10 @@ def _words(text: str) -> tuple[str, ...]:
     return tuple(text.replace(",", " ").split())
 
 
+def _lines(text: str) -> tuple[str, ...]:
+    return tuple(line.strip() for line in text.splitlines() if line.strip())
+
+
 def _number(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise ValueError("a number from 1 on")
@@ -97,7 +101,7 @@ MASH: Mapping[str, Callable[[str], Any]] = {
     "latest": _bool, "arches": _words, "keys": _words, "strict_keys": _bool, "multilib": _bool,
     "multilib_method": str, "multilib_file": _path, "multilib_devel_whitelist": _words,
     "multilib_devel_blacklist": _words, "multilib_runtime_whitelist": _words, "multilib_runtime_blacklist": _words,
-    "parent_repos": _words, "distro_tags": _words, "content_tags": _words, "compsfile": _path,
+    "parent_repos": _words, "distro_tags": _lines, "content_tags": _words, "compsfile": _path,
     # The project's own
     "engine": _one_of(*ENGINES), "allow": _allow, "updateinfo": _path, "repomd_sign": str, "keep": _number,
 }  # fmt: skip
@@ -170,6 +174,7 @@ class Mash:
     multilib_runtime_blacklist: tuple[str, ...] = ()
     parent_repos: tuple[str, ...] = ()
     distro_tags: tuple[str, ...] = ()
+    """A line each: CPE,NAME or NAME."""
     content_tags: tuple[str, ...] = ()
     compsfile: Path | None = None
     engine: str = "mash"

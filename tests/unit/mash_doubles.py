@@ -84,8 +84,8 @@ class Build:
     def spec(self) -> str:
         directories = sorted({os.path.dirname(path) for sub in self.subs for path in sub.files})
         # One process for all of them: there may be thousands.
-        parts, install = [], ["%install", "mkdir -p", *(f"%{{buildroot}}{path}" for path in directories)]
-        install = [install[0], " ".join(install[1:])]
+        install = ["%install", " ".join(["mkdir -p %{buildroot}", *(f"%{{buildroot}}{path}" for path in directories)])]
+        parts: list[str] = []
         main = [f"Epoch: {self.epoch}"] if self.epoch else []
         main += [self.arches] if self.arches else []
         for sub in self.subs:
