@@ -7,18 +7,19 @@ libsolv pool for each package, which is how dist-repo looks at dependencies.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-import resource
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import koji
 import pytest
 
 from bench_table import Table, Times
@@ -26,24 +27,44 @@ from mash_doubles import Build, Hub, Keys, Place, Sub, rpmbuild, serving
 
 TREE = Path(__file__).resolve().parents[2]
 RPMS = int(os.environ.get("GOOSE_BENCH_RPMS", "10000"))
-# Binary RPMs of a build.
-_SUBS = 250
+# Binary RPMs of a build, of both architectures.
+_SUBS = 500
 ROUNDS = 3
+# In the RPMs that the others are made from: a name, and five that it requires.
+_NAME = "aaaaaaaaaa"
+_NEEDS = [f"bbbbbbbbb{number}" for number in range(5)]
 
 
-def builds() -> Iterator[Build]:
-    """So many that they have RPMS binary RPMs: libraries that require each other, of both architectures."""
-    for number in range(RPMS // (2 * _SUBS)):
-        subs = [
-            Sub(
-                f"lib{number}x{sub}{'-devel' if sub % 3 == 0 else ''}",
-                [f"/usr/%{{lib}}/lib{number}x{sub}.so.1", *(f"/usr/share/doc/{number}-{sub}-{part}" for part in range(4))],
-                [f"lib{number}x{(sub + step) % _SUBS}.so.1%{{bits}}" for step in range(1, 6)],
-                [f"lib{number}x{sub}.so.1%{{bits}}"],
-            )
-            for sub in range(_SUBS)
-        ]
-        yield Build(f"src{number}", subs)
+def rpms(directory: Path) -> Iterator[tuple[Build, list[Path]]]:
+    """RPMS valid RPMs of 13 KB, libraries that require each other, in builds.
+
+    rpmbuild makes one of each kind; the others differ from it in names of the same length, and in the checksum
+    of header and payload.
+    """
+    files = [f"/usr/%{{lib}}/lib{_NAME}.so.1", *(f"/usr/share/doc/{_NAME}/{part}" for part in range(10))]
+    needs, gives = [f"lib{need}.so.1%{{bits}}" for need in _NEEDS], [f"lib{_NAME}.so.1%{{bits}}"]
+    template = Build("template", [Sub(f"{_NAME}{end}", files, needs, gives) for end in ("", "-devel")])
+    with_blob = template.spec() + f"head -c 10000 /dev/urandom >%{{buildroot}}/usr/%{{lib}}/lib{_NAME}.so.1\n"
+    made = rpmbuild(directory / "template", [template], {template.nvr: with_blob})[template.nvr]
+    kinds = {(path.name.split("-1.0")[0][len(_NAME) :], path.name.split(".")[-2]): path for path in made}
+    directory.joinpath("out").mkdir()
+    for number in range(RPMS // _SUBS):
+        build, paths = Build(f"src{number}", []), []
+        for sub in range(_SUBS // 2):
+            for arch in ("x86_64", "i686"):
+                end = "-devel" if sub % 3 == 0 else ""
+                source = kinds[end, arch]
+                data = source.read_bytes()
+                old = koji.get_rpm_header(str(source))["sigmd5"]
+                offset, size = koji.find_rpm_sighdr(str(source))
+                data = data.replace(_NAME.encode(), f"n{number:04d}x{sub:04d}".encode())
+                for step, need in enumerate(_NEEDS):
+                    data = data.replace(need.encode(), f"n{number:04d}x{(sub + step + 1) % (_SUBS // 2):04d}".encode())
+                new = hashlib.md5(data[offset + size + -size % 8 :]).digest()
+                path = directory / "out" / f"n{number:04d}x{sub:04d}{end}-1.0-1.el9.{arch}.rpm"
+                path.write_bytes(data.replace(old, new, 1))
+                paths.append(path)
+        yield build, paths
 
 
 @dataclass
@@ -75,19 +96,12 @@ def big(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Big]:
     if not all(map(shutil.which, ("createrepo_c", "rpmbuild"))):
         raise pytest.skip.Exception("createrepo_c and rpmbuild are needed")
     top = tmp_path_factory.mktemp("big")
-    all_builds = list(builds())
-    made = rpmbuild(top / "rpms", all_builds)
     hub = Hub(top / "koji")
     hub.tag("goose-1")
-    numbers = [hub.add(build, made[build.nvr], link=True) for build in all_builds]
+    numbers = [hub.add(build, paths, link=True) for build, paths in rpms(top / "rpms")]
     for number in numbers:
         hub.change("goose-1", number)
-    plain = top / "plain"
-    plain.mkdir()
-    for paths in made.values():
-        for path in paths:
-            if not path.name.endswith(".src.rpm"):
-                os.link(path, plain / path.name)
+    plain = top / "rpms/out"
     with serving(hub) as url:
         place = Place(top, hub, Keys.__new__(Keys), url=url)
         # Two architectures of which the second is biarch: every RPM is in a tree once, i686's in that of x86_64.
@@ -119,7 +133,7 @@ def test_mash(big: Big, table: Table) -> None:
         # As when one build is taken away: all but it comes from the cache.
         big.place.hub.change("goose-1", big.builds[-1], tagged=False)
         seconds, report, _ = big.program()
-        assert report["result"] == "published" and len(report["removed"]) == 2 * _SUBS
+        assert report["result"] == "published" and len(report["removed"]) == _SUBS
         changed.append(seconds)
         big.place.hub.change("goose-1", big.builds[-1])
     table.add(f"mash of {RPMS} RPMs, cold", cold, "createrepo_c", plain, 1.5)

@@ -104,8 +104,8 @@ class Build:
         return head + "".join(parts) + "\n".join(install) + "\n"
 
 
-def rpmbuild(directory: Path, builds: Sequence[Build]) -> dict[str, list[Path]]:
-    """Build; NVR -> RPMs."""
+def rpmbuild(directory: Path, builds: Sequence[Build], specs_of: Mapping[str, str] | None = None) -> dict[str, list[Path]]:
+    """Build; NVR -> RPMs. ``specs_of`` has other spec files, by NVR."""
     (directory / "specs").mkdir(parents=True)
     found: dict[str, list[Path]] = {}
     for target in ("x86_64", "i686"):
@@ -113,7 +113,7 @@ def rpmbuild(directory: Path, builds: Sequence[Build]) -> dict[str, list[Path]]:
         for build in builds:
             if target in build.targets:
                 path = directory / "specs" / f"{build.nvr}.spec"
-                path.write_text(build.spec())
+                path.write_text((specs_of or {}).get(build.nvr) or build.spec())
                 specs.append(str(path))
         for kind in ("-ba",) if target == "x86_64" else ("-bb",):
             command = ["rpmbuild", kind, "--quiet", "--nodeps", "--target", target]
