@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import posixpath
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -39,7 +38,7 @@ class Tree:
 
     def location(self, place: str) -> str:
         """The same below the directory that `repodata` lies in."""
-        return posixpath.relpath(place, self.repodata_path)
+        return place[len(self.repodata_path) + 1 :]
 
 
 def unknown_arches(mash: Mash) -> list[str]:

@@ -269,7 +269,7 @@ def build(published: Published, content: Content, show: Callable[[int, int], Non
         for path in sorted((directory / "repodata").iterdir()):
             manifest["metadata"][str(path.relative_to(staging))] = _sha256(path)
         manifest["trees"][tree.name] = {"path": tree.rpm_path, "repodata": tree.repodata_path, "rpms": found}
-    (staging / MANIFEST).write_text(json.dumps(manifest, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    (staging / MANIFEST).write_text(json.dumps(manifest) + "\n", encoding="utf-8")
     for path, directories, _ in os.walk(staging):
         directories.sort()
         os.chmod(path, 0o755)

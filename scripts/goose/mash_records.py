@@ -29,6 +29,8 @@ _CHUNK = 1 << 20
 # Fewer are read here: a process costs more than it brings.
 _FEW = 200
 _BATCH = 64
+# Records that are written at once.
+_STORED = 1000
 # Seconds after which a record that nobody has asked for is dropped.
 _UNUSED = 90 * 86400
 _CHANGELOGS = 10
@@ -167,6 +169,7 @@ class Records:
         try:
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")
+            db.execute("PRAGMA wal_autocheckpoint=16384")
             db.execute(
                 "CREATE TABLE IF NOT EXISTS rpm (key TEXT PRIMARY KEY, used INTEGER, pkgid TEXT, excludes TEXT,"
                 " exclusives TEXT, primary_xml BLOB, filelists_xml BLOB, other_xml BLOB)"
@@ -195,14 +198,17 @@ class Records:
                 found[key] = Brief(pkgid, tuple(excludes.split()), tuple(exclusives.split()))
         missing = sorted({one.key: one for one in wanted if one.key not in found}.values())
         bad: list[str] = []
+        rows: list[tuple[Any, ...]] = []
         done = 0
-        for rows, errors in self._made(missing):
+        for made, errors in self._made(missing):
             bad += errors
-            done += len(rows) + len(errors)
+            rows += made
+            done += len(made) + len(errors)
             show(done, len(missing))
-            self._store(rows)
-            for key, pkgid, excludes, exclusives, *_ in rows:
-                found[key] = Brief(pkgid, tuple(excludes.split()), tuple(exclusives.split()))
+            if len(rows) >= _STORED or done == len(missing):
+                self._store(rows)
+                found.update((row[0], Brief(row[1], tuple(row[2].split()), tuple(row[3].split()))) for row in rows)
+                rows = []
         if bad:
             raise RecordError("\n".join(sorted(bad)))
         return {one: found[one.key] for one in wanted}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
 
@@ -20,9 +20,9 @@ class MissingError(Exception):
     """RPMs that should lie on the volume and do not; a sentence a line."""
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(eq=False)
 class Rpm:
-    """One RPM of the tag, and the copy of it that is taken. Equal to itself alone."""
+    """One RPM of the tag, and the copy of it that is taken, once `choose` and `locate` have set it."""
 
     name: str
     version: str
@@ -123,11 +123,10 @@ def listing(session: Any, mash: Mash, event: int) -> tuple[list[Rpm], dict[int, 
 
 def choose(mash: Mash, rpms: Iterable[Rpm]) -> tuple[list[Rpm], list[Refusal]]:
     """The copy of each RPM by the keys' order; and those that no key has signed."""
-    chosen, refusals = [], []
-    for rpm in rpms:
-        sigkey = next((found for ids in mash.keys for found in ids if found in rpm.sigkeys), "")
-        chosen.append(replace(rpm, sigkey=sigkey))
-        if mash.keys and mash.strict_keys and not sigkey:
+    chosen, refusals = list(rpms), []
+    for rpm in chosen:
+        rpm.sigkey = next((found for ids in mash.keys for found in ids if found in rpm.sigkeys), "")
+        if mash.keys and mash.strict_keys and not rpm.sigkey:
             has = f"only by {', '.join(sorted(rpm.sigkeys))}" if rpm.sigkeys else "by nobody"
             refusals.append(Refusal("unsigned", rpm.package, f"{rpm.nevra} is signed {has}."))
     return chosen, refusals
@@ -172,7 +171,8 @@ def locate(rpms: Iterable[Rpm], builds: Mapping[int, Mapping[str, Any]], topdir:
         except OSError as error:
             missing.append(_missing(rpm, path, error, builds[rpm.build], topdir))
             continue
-        found.append(replace(rpm, path=path, size=about.st_size, mtime=about.st_mtime_ns))
+        rpm.path, rpm.size, rpm.mtime = path, about.st_size, about.st_mtime_ns
+        found.append(rpm)
     if missing:
         raise MissingError("\n".join(missing))
     return found

@@ -352,25 +352,31 @@ class Session:
 
 @contextmanager
 def serving(hub: Hub) -> Iterator[str]:
-    """The hub over the network; its URL."""
+    """The hub over the network; its URL. What was asked before at the same event is answered at once."""
     session = hub.session()
+    answers: dict[tuple[int, bytes], bytes] = {}
 
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self) -> None:  # noqa: N802 - its name
-            words, method = xmlrpc.client.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            args, kwargs = koji.decode_args(*words)
-            try:
-                text = xmlrpc.client.dumps((getattr(session, str(method))(*args, **kwargs),), methodresponse=True, allow_none=True)
-            except koji.GenericError as error:
-                text = xmlrpc.client.dumps(xmlrpc.client.Fault(error.faultCode, str(error)))
-            body = text.encode()
+            asked = self.rfile.read(int(self.headers["Content-Length"]))
+            body = answers.get((hub.event, asked)) or self.answer(asked)
+            answers[hub.event, asked] = body
             self.send_response(200)
             self.send_header("Content-Type", "text/xml")
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)
+
+        def answer(self, asked: bytes) -> bytes:
+            words, method = xmlrpc.client.loads(asked)
+            args, kwargs = koji.decode_args(*words)
+            try:
+                text = xmlrpc.client.dumps((getattr(session, str(method))(*args, **kwargs),), methodresponse=True, allow_none=True)
+            except koji.GenericError as error:
+                text = xmlrpc.client.dumps(xmlrpc.client.Fault(error.faultCode, str(error)))
+            return text.encode()
 
         def log_message(self, *_: object) -> None:
             """Quiet."""
