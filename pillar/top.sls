@@ -9,6 +9,7 @@ base:
     - koji_buildroot
     - koji_content
     - lookaside
+    - mash
     - scm
   # From a second pillar root, where there is one: a site's own values, which win,
   # and the secrets of this host alone (secrets/hub_goose_example.sls).
