@@ -262,9 +262,11 @@ def _compose(
             return
         # The same input gives the same bytes; a client takes no repomd.xml that is older than its own.
         timestamp = max([rpm.mtime // 10**9 for rpm in found.rpms] + [int(before.get("timestamp", -1)) + 1])
+        look = mash_repodata.Look(
+            site.compression, site.hash, timestamp, mash.content_tags, mash.distro_tags, mash.repomd_sign
+        )
         content = Content(
-            plan.trees, wanted, briefs, records, mash.hash_packages, found.extra,
-            mash_repodata.Look(site.compression, site.hash, timestamp, mash.content_tags, mash.distro_tags, mash.repomd_sign),
+            plan.trees, wanted, briefs, records, mash.hash_packages, found.extra, look,
             {"name": mash.name, "tag": mash.tag, "event": found.event, "arches": mash.arches,
              "keys": [ids[0] for ids in mash.keys], "timestamp": timestamp, "input": found.fingerprint},
             site.hash,
@@ -356,7 +358,8 @@ def _lines(report: Report) -> Iterator[str]:
     counts = f"{len(report.added)} added, {len(report.removed)} removed, {len(report.resigned)} signed or built anew"
     trees = ", ".join(f"{name} {tree['rpms']}" for name, tree in report.trees.items())
     if report.result == "published":
-        yield f"{report.name}: {report.path} is published at event {report.event} ({trees or f'task {report.task}'}): {counts}"
+        trees = trees or f"task {report.task}"
+        yield f"{report.name}: {report.path} is published at event {report.event} ({trees}): {counts}"
     elif report.result == "unchanged":
         yield f"{report.name}: {report.path} is as it should be ({trees})"
     elif report.result == "would-publish":
@@ -409,7 +412,8 @@ def _parser() -> argparse.ArgumentParser:
                         help=f"make it although: {', '.join(ALLOWABLE)}; may be given several times")  # fmt: skip
     parser.add_argument("--dry-run", action="store_true", help="say what would change, and publish nothing")
     parser.add_argument("--explain", default="", metavar="NEVRA",
-                        help="say why a package is in each tree, or is not, and publish nothing; NAME.ARCH and NAME do, too")  # fmt: skip
+                        help="say why a package is in each tree, or is not, and publish nothing; NAME and NAME.ARCH"
+                        " do, too")  # fmt: skip
     parser.add_argument("--json", action="store_true", help="one object on standard output")
     return parser
 

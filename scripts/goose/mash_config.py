@@ -284,7 +284,16 @@ def key_ids(word: str, keysdir: Path) -> tuple[str, ...]:
     try:
         # A home of its own: gpg makes files wherever it is at home.
         with tempfile.TemporaryDirectory(prefix="mash-") as home:
-            command = ["gpg", "--batch", "--no-options", "--homedir", home, "--with-colons", "--show-keys", str(path)]
+            command = [
+                "gpg",
+                "--batch",
+                "--no-options",
+                "--homedir",
+                home,
+                "--with-colons",
+                "--show-keys",
+                str(path),
+            ]
             done = subprocess.run(command, capture_output=True, text=True, check=False)
     except OSError as error:
         raise ValueError(f"key ids, for gpg, which reads {path}, cannot be run ({error})") from error

@@ -233,9 +233,9 @@ def _close(
         if rpm in tree.out:
             tree.out[rpm] += "; no package in the tree needs it"
     for one in broken:
-        beside = "" if one.package.arch in native else f" (there for: {tree.members[one.package]})"
-        yield Refusal("broken-deps", one.package.package,
-                      f"{tree.name}: {one.package.nevra} requires {one.requires}, which nothing provides{beside}.")  # fmt: skip
+        why = "" if one.package.arch in native else f" (there for: {tree.members[one.package]})"
+        text = f"{tree.name}: {one.package.nevra} requires {one.requires}, which nothing provides{why}."
+        yield Refusal("broken-deps", one.package.package, text)
 
 
 class _Files:

@@ -270,9 +270,6 @@ def build(published: Published, content: Content, show: Callable[[int, int], Non
             manifest["metadata"][str(path.relative_to(staging))] = _sha256(path)
         manifest["trees"][tree.name] = {"path": tree.rpm_path, "repodata": tree.repodata_path, "rpms": found}
     (staging / MANIFEST).write_text(json.dumps(manifest) + "\n", encoding="utf-8")
-    for path, directories, _ in os.walk(staging):
-        directories.sort()
-        os.chmod(path, 0o755)
     try:
         # The whole file system at once: a flush for each of thousands of files takes minutes.
         subprocess.run(["sync", "--file-system", str(staging)], check=True, capture_output=True)

@@ -207,7 +207,9 @@ class Records:
             show(done, len(missing))
             if len(rows) >= _STORED or done == len(missing):
                 self._store(rows)
-                found.update((row[0], Brief(row[1], tuple(row[2].split()), tuple(row[3].split()))) for row in rows)
+                found.update(
+                    (row[0], Brief(row[1], tuple(row[2].split()), tuple(row[3].split()))) for row in rows
+                )
                 rows = []
         if bad:
             raise RecordError("\n".join(sorted(bad)))

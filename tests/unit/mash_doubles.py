@@ -118,13 +118,15 @@ def rpmbuild(directory: Path, builds: Sequence[Build], specs_of: Mapping[str, st
         for kind in ("-ba",) if target == "x86_64" else ("-bb",):
             command = ["rpmbuild", kind, "--quiet", "--nodeps", "--target", target]
             for define in (f"_topdir {directory}", f"_srcrpmdir {directory}/out", f"_rpmdir {directory}/out",
-                           f"_dbpath {directory}/db", "_binary_payload w1.gzdio", "_rpmfilename %%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm"):  # fmt: skip
+                           f"_dbpath {directory}/db", "_binary_payload w1.gzdio",
+                           "_rpmfilename %%{NAME}-%%{VERSION}-%%{RELEASE}.%%{ARCH}.rpm"):  # fmt: skip
                 command += ["--define", define]
             done = subprocess.run([*command, *specs], capture_output=True, text=True, check=False)
             assert done.returncode == 0, done.stderr
     for build in builds:
         names = [sub.name for sub in build.subs] + [build.name]
-        nvras = {f"{name}-{build.version}-{build.release}.{arch}.rpm" for name in names for arch in ("x86_64", "i686", "noarch", "src")}
+        arches = ("x86_64", "i686", "noarch", "src")
+        nvras = {f"{name}-{build.version}-{build.release}.{arch}.rpm" for name in names for arch in arches}
         found[build.nvr] = [path for path in sorted((directory / "out").iterdir()) if path.name in nvras]
     return found
 
@@ -138,7 +140,8 @@ class Keys:
         self.ids: dict[str, str] = {}
 
     def gpg(self, *words: str) -> str:
-        command = ["gpg", "--batch", "--quiet", "--homedir", str(self.home), "--pinentry-mode", "loopback", "--passphrase", ""]
+        command = ["gpg", "--batch", "--quiet", "--homedir", str(self.home), "--pinentry-mode", "loopback",
+                   "--passphrase", ""]  # fmt: skip
         done = subprocess.run([*command, *words], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -255,7 +258,7 @@ class Hub:
     def do_getLastEvent(self, before: Any = None) -> dict[str, Any]:
         return {"id": self.event, "ts": 1700000000.0 + self.event}
 
-    def do_getTag(self, tagInfo: str, strict: bool = False, event: int | None = None) -> Any:  # noqa: N803 - the hub's name
+    def do_getTag(self, tagInfo: str, strict: bool = False, event: int | None = None) -> Any:
         if tagInfo not in self.tags:
             if strict:
                 raise koji.GenericError(f"Invalid tagInfo: {tagInfo!r}")
@@ -303,7 +306,8 @@ class Hub:
                 if not rpmsigs:
                     rows.append(row)
                 # A left join: without any signature once, with None.
-                rows += [{**row, "sigkey": key} for key in self.signatures[row["id"]] or [None]] if rpmsigs else []
+                keys: list[str | None] = [*self.signatures[row["id"]]]
+                rows += [{**row, "sigkey": key} for key in keys or [None]] if rpmsigs else []
         named = [{**self.builds[build], "tag_name": name, "tag_id": self.tags[name]} for build, name in builds]
         return [rows, named]
 
@@ -313,10 +317,10 @@ class Hub:
         self.tasks[task] = {"request": [tag, repo, list(keys), task_opts], "asked": 0, "fails": self.fails}
         return task
 
-    def do_getTaskRequest(self, taskId: int) -> Any:  # noqa: N803 - the hub's name
+    def do_getTaskRequest(self, taskId: int) -> Any:
         return self.tasks[taskId]["request"]
 
-    def do_taskFinished(self, taskId: int) -> bool:  # noqa: N803 - the hub's name
+    def do_taskFinished(self, taskId: int) -> bool:
         task = self.tasks[taskId]
         task["asked"] += 1
         if task["asked"] < 3:
@@ -326,10 +330,10 @@ class Hub:
             Path(self.paths.distrepo(repo, tag)).mkdir(parents=True, exist_ok=True)
         return True
 
-    def do_getTaskResult(self, taskId: int, raise_fault: bool = True) -> Any:  # noqa: N803 - the hub's name
+    def do_getTaskResult(self, taskId: int, raise_fault: bool = True) -> Any:
         if self.tasks[taskId]["fails"]:
             raise koji.GenericError(self.tasks[taskId]["fails"])
-        return "Dist repository #%i successfully generated" % self.tasks[taskId]["request"][1]
+        return f"Dist repository #{self.tasks[taskId]['request'][1]} successfully generated"
 
 
 class Session:
@@ -346,7 +350,7 @@ class Session:
 
         return call
 
-    def uploadWrapper(self, localfile: str, path: str, **_: Any) -> None:  # noqa: N802 - koji's name
+    def uploadWrapper(self, localfile: str, path: str, **_: Any) -> None:
         self._hub.uploads[f"{path}/{os.path.basename(localfile)}"] = Path(localfile).read_bytes()
 
 
@@ -359,7 +363,7 @@ def serving(hub: Hub) -> Iterator[str]:
     class Handler(http.server.BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def do_POST(self) -> None:  # noqa: N802 - its name
+        def do_POST(self) -> None:
             asked = self.rfile.read(int(self.headers["Content-Length"]))
             body = answers.get((hub.event, asked)) or self.answer(asked)
             answers[hub.event, asked] = body
@@ -373,7 +377,8 @@ def serving(hub: Hub) -> Iterator[str]:
             words, method = xmlrpc.client.loads(asked)
             args, kwargs = koji.decode_args(*words)
             try:
-                text = xmlrpc.client.dumps((getattr(session, str(method))(*args, **kwargs),), methodresponse=True, allow_none=True)
+                result = getattr(session, str(method))(*args, **kwargs)
+                text = xmlrpc.client.dumps((result,), methodresponse=True, allow_none=True)
             except koji.GenericError as error:
                 text = xmlrpc.client.dumps(xmlrpc.client.Fault(error.faultCode, str(error)))
             return text.encode()
@@ -439,7 +444,8 @@ class Place:
         shared = {"buildhost": self.url, "repodir": self.hub.top, "outputdir": self.output, "cachedir": self.top / "cache",
                   "keysdir": self.top / "keys", **(defaults or {})}  # fmt: skip
         own = {"tag": "goose-1", "inherit": True, "arches": "i386 x86_64", "keys": "goose", "multilib": True, **keys}
-        for path, section, values in ((directory / "mash.conf", "defaults", shared), (directory / f"{name}.mash", name, own)):
+        files = ((directory / "mash.conf", "defaults", shared), (directory / f"{name}.mash", name, own))
+        for path, section, values in files:
             lines = [f"{key} = {value}" for key, value in values.items() if value is not None]
             path.write_text(f"[{section}]\n" + "\n".join(lines) + "\n")
 

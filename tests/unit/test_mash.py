@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import gzip
+import io
 import json
 import os
 import shutil
@@ -42,7 +44,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[Path]]:
     return rpmbuild(tmp_path_factory.mktemp("rpms"), [*SITE, *later, TWICE, BROKEN, DEBUG])
 
 
-TWICE = Build("libfoo2", [Sub("libfoo-doc", ["/usr/share/doc/libfoo2/README"], noarch=True)], version="2.0", targets=["x86_64"])
+TWICE = Build("libfoo2", [Sub("libfoo-doc", ["/usr/share/doc/libfoo2/README"], noarch=True)], version="2.0",
+              targets=["x86_64"])  # fmt: skip
 BROKEN = Build("broken", [Sub("broken", requires=["libnowhere.so.7", "/nowhere", "(gcc and nowhere)"])], targets=["x86_64"])
 DEBUG = Build("kernel", [
     Sub("kernel", ["/boot/vmlinuz"], provides=["kernel = 1.0"]),
@@ -67,8 +70,6 @@ def template(tmp_path_factory: pytest.TempPathFactory, keys: Keys, made: dict[st
 @pytest.fixture
 def place(template: Place, tmp_path: Path, keys: Keys) -> Place:
     """A hub with the builds of `SITE`, signed, in the tag's parent and in the tag."""
-    import copy
-
     shutil.copytree(template.top / "koji", tmp_path / "koji", copy_function=os.link)
     hub = copy.deepcopy(template.hub)
     hub.top = tmp_path / "koji"
@@ -216,10 +217,11 @@ def test_two_versions_are_refused(place: Place, run: Callable[..., Any], made: d
     place.hub.sign(place.keys, "goose", [number])
     place.hub.change("goose-1", number)
     report = run(status=1)
-    assert report["refused"] == [
+    (refused,) = report["refused"]
+    assert refused == (
         "duplicates: libfoo-doc-1.0-1.el9.noarch and libfoo-doc-2.0-1.el9.noarch are in the tag at once, from the"
         " packages libfoo, libfoo2."
-    ]
+    )
     run("--allow", "duplicates")
     assert {"libfoo-doc.noarch", "libfoo-doc-2.0-1.el9.noarch"} <= set(place.nevras())
 
@@ -273,7 +275,8 @@ def test_other_tools_agree(place: Place, run: Callable[..., Any], tmp_path: Path
     shutil.copytree(top, theirs, ignore=shutil.ignore_patterns("repodata"))
     subprocess.run(["createrepo_c", "--quiet", str(theirs)], check=True)
     assert ours == read(theirs) and len(ours) == 10
-    command = ["dnf", "--quiet", f"--repofrompath=ours,{top}", "--repo=ours", f"--setopt=cachedir={tmp_path}/dnf", "repoclosure"]
+    command = ["dnf", "--quiet", f"--repofrompath=ours,{top}", "--repo=ours", f"--setopt=cachedir={tmp_path}/dnf",
+               "repoclosure"]  # fmt: skip
     if shutil.which("dnf"):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         # It knows no conditions: what they would need is told as missing.
@@ -295,7 +298,8 @@ def test_comps_updateinfo_tags_and_signature(place: Place, run: Callable[..., An
     comps = "<comps><group><id>core</id><name>Core</name><uservisible>true</uservisible></group></comps>"
     for name, text in (("comps.xml", comps), ("updateinfo.xml", "<updates/>")):
         (place.top / name).write_text(text)
-    sign = f"gpg --batch --quiet --homedir {place.keys.home} --local-user goose@example.org --armor --detach-sign --output {{asc}} {{repomd}}"
+    sign = f"gpg --batch --quiet --homedir {place.keys.home} --local-user goose@example.org --armor --detach-sign"
+    sign += " --output {asc} {repomd}"
     place.configure(compsfile=place.top / "comps.xml", updateinfo=place.top / "updateinfo.xml", content_tags="binary",
                     distro_tags="cpe:/o:goose:1,GoOSe 1", repomd_sign=sign)  # fmt: skip
     run()
@@ -337,7 +341,8 @@ def test_generations(place: Place, run: Callable[..., Any]) -> None:
 
 def test_a_damaged_publication_is_made_anew(place: Place, run: Callable[..., Any]) -> None:
     run()
-    for number, path in enumerate(("x86_64/os/repodata/repomd.xml", "x86_64/os/Packages/libfoo-1.0-1.el9.i686.rpm", "mash.json")):
+    paths = ("x86_64/os/repodata/repomd.xml", "x86_64/os/Packages/libfoo-1.0-1.el9.i686.rpm", "mash.json")
+    for number, path in enumerate(paths):
         before = place.link.readlink()
         (place.link / path).unlink()
         assert run()["result"] == "published", number
@@ -402,7 +407,7 @@ def test_the_hub_is_gone(place: Place, run: Callable[..., Any], capsys: pytest.C
     def fails(*_: Any, **__: Any) -> None:
         raise ConnectionError("Connection reset by peer")
 
-    place.hub.do_listTaggedRPMS = fails  # type: ignore[assignment, method-assign]
+    place.hub.do_listTaggedRPMS = fails  # type: ignore[method-assign]
     assert "gives no answer (Connection reset by peer)" in run(status=4)["error"]
     del place.hub.do_listTaggedRPMS
     assert run()["result"] == "unchanged"
@@ -459,8 +464,8 @@ def _killed(place: Place, at: int) -> tuple[int, int]:
     child = os.fork()
     if not child:
         steps = 0
-        wanted = ("open", "os.link", "os.rename", "os.mkdir", "os.symlink", "os.remove", "os.rmdir", "os.chmod", "subprocess.Popen",
-                  "shutil.rmtree", "os.utime", "fcntl.flock")  # fmt: skip
+        wanted = ("open", "os.link", "os.rename", "os.mkdir", "os.symlink", "os.remove", "os.rmdir", "os.chmod",
+                  "subprocess.Popen", "shutil.rmtree", "os.utime", "fcntl.flock")  # fmt: skip
 
         def step(event: str, words: Any) -> None:
             nonlocal steps
@@ -470,7 +475,7 @@ def _killed(place: Place, at: int) -> tuple[int, int]:
                     os.kill(os.getpid(), signal.SIGKILL)
 
         try:
-            sys.stdout = sys.stderr = open(os.devnull, "w")
+            sys.stdout = sys.stderr = io.StringIO()
             sys.addaudithook(step)
             status = mash.main(["goose-1", "--config", str(place.top / "mash")], connect=lambda site: place.hub.session())
             os.write(write, str(steps).encode())
@@ -542,7 +547,7 @@ def test_dist_repo(place: Place, run: Callable[..., Any], monkeypatch: pytest.Mo
     assert sorted(options["arch"]) == ["i686", "src", "x86_64"]
     assert options["event"] == place.hub.event and options["inherit"] and options["latest"]
     assert not options["allow_missing_signatures"] and not options["skip_missing_signatures"]
-    assert b"<comps/>" == place.hub.uploads[options["comps"]]
+    assert place.hub.uploads[options["comps"]] == b"<comps/>"
     assert b"[runtime]" in place.hub.uploads[options["multilib"]]
     place.hub.fails = "Unable to create dist repo"
     assert "Unable to create dist repo" in run("--engine", "dist-repo", status=4)["error"]
