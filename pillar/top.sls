@@ -9,6 +9,7 @@ base:
     - koji_buildroot
     - koji_content
     - lookaside
+    - mash
     - scm
     - sigul
   # From a second pillar root, where there is one: a site's own values, which win,

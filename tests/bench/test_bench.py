@@ -39,7 +39,6 @@ SALT_CALL = ("salt-call", "--out=json", "--out-indent=-1")
 SECONDS = 15
 BUILDROOT = ("/usr/bin/python3", "/usr/local/lib/goose/koji_buildroot.py", "--json")
 
-
 @pytest.fixture(scope="session")
 def table(request: pytest.FixtureRequest) -> Table:
     return table_of(request.config)

@@ -91,3 +91,26 @@ signing:
       uid: Old <security@example.org>
       state: retired
   batch: {count: 20}
+
+mash:
+  output: /srv/www/repos
+  compression: zstd
+  keys_url: https://keys.example.org
+  cert: /etc/pki/goose/mash.pem
+  options: {hash: sha512}
+  writable: [/var/lib/goose-sign]
+  repositories:
+    goose-1:
+      calendar: '*:0/30'
+      arches: [i386, x86_64]
+      keys: [goose-1, '0x12345678']
+      parent_repos: ['https://mirror.example.org/%(arch)s/os']
+      distro_tags: ['cpe:/o:goose:1,GoOSe 1', 'second line']
+      repomd_sign: gpg --batch --armor --detach-sign --output {asc} {repomd}
+      allow: ['broken-deps:kernel']
+    updates:
+      tag: goose-1-testing
+      arches: [x86_64]
+      debuginfo: false
+      source: false
+      rpm_path: '%(arch)s'
