@@ -218,7 +218,7 @@ def database(name: str, config: str, user: str, group: str) -> Result:
         if not there >= _TABLES:
             if __opts__["test"]:
                 return _result(name, None, f"{name} would be made.", {name: "made"})
-            _need(["sigul_server_create_db", "-c", config], "sigul_server_create_db", runas=user, umask="077")
+            _need(["/usr/sbin/sigul_server_create_db", "-c", config], "sigul_server_create_db", runas=user, umask="077")
             changes = {name: "made"}
     except CommandExecutionError as error:
         return _result(name, False, str(error))
@@ -253,7 +253,7 @@ def administrator(
         given = given.get(part) if isinstance(given, dict) else None
     passphrase = given if pillar_key and given else _kept(passphrase_file)
     status, said = _call(
-        ["sigul_server_add_admin", "-c", config, "--batch", "-n", name], runas=user, stdin=f"{passphrase}\0"
+        ["/usr/sbin/sigul_server_add_admin", "-c", config, "--batch", "-n", name], runas=user, stdin=f"{passphrase}\0"
     )
     try:
         added = _rows(database, "select admin from users where name = ?", name)

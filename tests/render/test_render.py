@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import json
 import re
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ import yaml
 import checks
 import salt_tree
 import sources
+from goose import signing_config
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
@@ -333,6 +335,88 @@ def test_unknown_role(renders: Renders) -> None:
         salt_tree.RenderError, match=rf"{re.escape(name)} the role 'koji.hup'.*choose from .*koji.hub"
     ):
         renders.host(case, name, "Debian-12", pillar=pillar).highstate()
+
+
+@every_platform
+@pytest.mark.parametrize("role", ["server", "bridge", "client"])
+def test_sigul_that_cannot_be_had(renders: Renders, platform: str, role: str) -> None:
+    """EPEL 9 has Sigul; elsewhere, and without a repository that offers it, the choices are named."""
+    case = next(case for case in CASES if case.name == "sigul")
+    name = next(name for name in case.hosts if f"sigul.{role}" in renders.host(case, name, platform).pillar["roles"])
+    host = renders.host(case, name, platform)
+    host = renders.host(case, name, platform, pillar={**host.pillar, "package_repos": {}})
+    if platform == "RedHat-9":
+        assert host.states(f"sigul.{role}")
+        return
+    said = rf"There is no package sigul.* for {re.escape(name)}.*EL9.*package_repos.*signing:backend: rpmsign.*siguldry"
+    with pytest.raises(salt_tree.RenderError, match=said):
+        host.states(f"sigul.{role}")
+
+
+@pytest.mark.parametrize(
+    ("platform", "repos", "bridge", "backend"),
+    [
+        ("RedHat-9", False, True, "sigul"),
+        ("RedHat-9", False, False, "rpmsign"),
+        ("RedHat-10", False, True, "rpmsign"),
+        ("RedHat-10", True, True, "sigul"),
+        ("Debian-12", False, True, "rpmsign"),
+        ("Debian-12", True, True, "sigul"),
+        ("Debian-12", True, False, "rpmsign"),
+    ],
+)
+def test_who_signs(renders: Renders, platform: str, repos: bool, bridge: bool, backend: str) -> None:
+    """Sigul where there is one; and the signing host's own key elsewhere."""
+    case = next(case for case in CASES if case.name == "sigul")
+    name = "compose.goose.example"
+    pillar = renders.host(case, name, platform).pillar
+    pillar["signing"]["backend"] = None
+    if not repos:
+        pillar["package_repos"] = {}
+    if not bridge:
+        del pillar["hosts"]["bridge.goose.example"]
+    states = renders.host(case, name, platform, pillar=pillar).states("sigul.client")
+    (config,) = [chunk for chunk in states if chunk["name"] == "/etc/goose/signing.json"]
+    assert config["dataset"]["backend"] == backend
+    assert bool([chunk for chunk in states if chunk["__id__"] == "sigul-client-nss"]) == (backend == "sigul")
+    assert bool([chunk for chunk in states if chunk["__id__"] == "sigul-client-key-goose-1"]) == (backend == "rpmsign")
+
+
+@every_platform
+def test_signing_configuration(renders: Renders, platform: str, tmp_path: Path) -> None:
+    """The programs take what the state writes."""
+    path = tmp_path / "signing.json"
+    written = [
+        chunk["dataset"]
+        for it in hosts(renders, platform)
+        for chunk in it.chunks
+        if chunk["name"] == "/etc/goose/signing.json"
+    ]
+    assert {data["backend"] for data in written} == {"sigul", "rpmsign"}
+    for data in written:
+        path.write_text(json.dumps(data), encoding="utf-8")
+        assert set(signing_config.Config.read(path).keys) == set(data["keys"])
+
+
+@pytest.mark.parametrize(
+    ("signing", "said"),
+    [
+        ({"backend": "gpg"}, "Pillar 'signing:backend' is 'gpg': choose"),
+        ({"keys": {"a/b": {"uid": "A <a@b>"}}}, "a key 'a/b': use letters"),
+        ({"keys": {"a": {}}}, "Pillar 'signing:keys:a:uid' is missing"),
+        ({"keys": {"a": {"uid": "A <a@b>", "state": "gone"}}}, "signing:keys:a:state' is 'gone': choose"),
+        ({"keys": {"a": {"uid": "A <a@b>", "koji": "other"}}}, "signing:keys:a:koji' is 'other'"),
+        ({"default_koji": "other"}, "'signing:default_koji' is 'other'"),
+        ({"koji": {"other": {"server": "https://x"}}}, "'signing:koji:other:topurl' is missing"),
+    ],
+)
+def test_signing_that_is_wrong(renders: Renders, signing: dict[str, Any], said: str) -> None:
+    """Before anything is changed, with the key that is to be mended."""
+    case = next(case for case in CASES if case.name == "example")
+    name = "compose.goose.example"
+    pillar = {**renders.host(case, name, "Debian-12").pillar, "signing": signing}
+    with pytest.raises(salt_tree.RenderError, match=re.escape(said)):
+        renders.host(case, name, "Debian-12", pillar=pillar).states("sigul.client")
 
 
 def required_keys() -> set[str]:
