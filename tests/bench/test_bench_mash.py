@@ -23,6 +23,7 @@ import koji
 import pytest
 
 from bench_table import Table, Times, table_of
+from goose import mash_config, mash_plan, mash_records, mash_tag
 from mash_doubles import Build, Hub, Keys, Place, Sub, rpmbuild, serving
 
 TREE = Path(__file__).resolve().parents[2]
@@ -146,3 +147,35 @@ def test_mash(big: Big, table: Table) -> None:
     table.add(f"mash of {RPMS} RPMs, unchanged", unchanged, "createrepo_c --update", update, 0.5)
     table.add("mash, one build taken away", changed, "createrepo_c --update", update)
     print(f"memory of a cold mash: {max(memory) // 1024} MiB")
+
+
+def test_selection(big: Big, table: Table) -> None:
+    """What multilib picks of all, and their closure, in one pool; and in dist-repo's way a sack for each RPM."""
+    dnf = pytest.importorskip("dnf")
+    warnings: list[str] = []
+    site = mash_config.read_site(big.place.top / "mash", warnings)
+    big.place.configure(keys=None, arches="x86_64", multilib_method="devel", debuginfo=False, source=False)
+    config = mash_config.read_mash(site, "goose-1", warnings)
+    rpms, builds = mash_tag.listing(big.place.hub.session(), config, big.place.hub.event)
+    found = mash_tag.locate(mash_tag.choose(config, rpms)[0], builds, site.topdir)
+    wanted = {rpm: rpm.wanted(site.hash) for rpm in found}
+    records = mash_records.Records(site.cache)
+    briefs = records.briefs(list(wanted.values()), lambda done, count: None)
+    ours: Times = []
+    theirs: Times = []
+    few = 300
+    for _ in range(ROUNDS):
+        start = time.monotonic()
+        plan = mash_plan.make(config, found, wanted, briefs, records, {})
+        ours.append((time.monotonic() - start) / len(found))
+        assert not plan.broken and len(plan.trees[0].members) == RPMS
+        base = dnf.Base()
+        start = time.monotonic()
+        for rpm in found[:few]:
+            base.fill_sack(load_system_repo=False, load_available_repos=False)
+            assert base.sack.add_cmdline_package(rpm.path).files
+        theirs.append((time.monotonic() - start) / few)
+        base.close()
+    records.close()
+    thousand = [[seconds * 1000 for seconds in times] for times in (ours, theirs)]
+    table.add("multilib and closure, 1,000 RPMs", thousand[0], "one sack for each RPM", thousand[1], 0.5)

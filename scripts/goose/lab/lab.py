@@ -181,6 +181,7 @@ class Lab:
             names = json.loads(done.stdout)["srpms"]
         result = self._build(names, self._import(names) if from_scm else "")
         self._sign(result)
+        self._mash(result)
         return result
 
     def _import(self, paths: list[str]) -> str:
@@ -231,15 +232,34 @@ class Lab:
             self.progress(f"nothing is signed: {signer.fqdn} has published no key {key}, see sigul/README.rst")
             return
         self.progress(f"signing with {key}")
-        unit = f"signing-{key}.service"
-        if signer.run(["systemctl", "start", unit], check=False).returncode:
-            said = signer.run(["journalctl", "--quiet", "--output=cat", "--lines=5", f"--unit={unit}"], check=False).stdout
-            self.progress(f"{unit} failed on {signer.fqdn}:\n{said.strip()}")
+        if not self._started(signer, f"signing-{key}.service"):
             result["status"] = result["status"] or 1
         command = [f"{_PROGRAMS}/signing_key.py", "signed", "--json", "--tag", key]
         rows = json.loads(signer.run(command, what="Asking what is signed").stdout)["builds"]
         built = [rows[build["nvr"]] for build in result["builds"] if build["nvr"] in rows]
         result["signed"] = {"key": key, "rpms": sum(row["keys"].get(key, 0) for row in built)}
+
+    def _mash(self, result: dict[str, Any]) -> None:
+        """Make the release's repositories of what is signed, where there is a host for it, and add them to ``result``."""
+        maker, name = self.with_role("mash"), self._release()
+        if maker is None or "signed" not in result:
+            return
+        self.progress(f"making the repositories of {name}")
+        if not self._started(maker, f"mash-{name}.service"):
+            result["status"] = result["status"] or 1
+            return
+        top = f"https://{maker.fqdn}/repos/{name}"
+        made = json.loads(self._get(f"{top}/mash.json"))["metadata"]
+        places = sorted(path for path in made if path.endswith("/repodata/repomd.xml"))
+        result["repos"] = [f"{top}/{path[: -len('repodata/repomd.xml')]}" for path in places]
+
+    def _started(self, host: Host, unit: str) -> bool:
+        """Whether a unit that does its work and ends has succeeded; what it said last is told where not."""
+        if host.run(["systemctl", "start", unit], check=False).returncode == 0:
+            return True
+        said = host.run(["journalctl", "--quiet", "--output=cat", "--lines=9", f"--unit={unit}"], check=False).stdout
+        self.progress(f"{unit} failed on {host.fqdn}:\n{said.strip()}")
+        return False
 
     def _site(self) -> dict[str, Any]:
         site: dict[str, Any] = yaml.safe_load((self.record.root / "pillar/site.yaml").read_text())
@@ -287,6 +307,7 @@ class Lab:
             "lookaside": ("lookaside", "/lookaside"),
             "lookaside-upload": ("lookaside", "/lookaside-upload"),
             "scm": ("scm", "/git/"),
+            "repos": ("mash", "/repos/"),
         }
         found = {}
         for service, (role, path) in paths.items():
