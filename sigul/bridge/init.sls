@@ -177,3 +177,10 @@ sigul-bridge-current:
       - /etc/systemd/system/sigul_bridge.service.d/goose.conf
     - require:
       - service: sigul-bridge-service
+
+sigul-bridge-ready:
+  sigul.ready:
+    - name: sigul_bridge
+    - pid_file: /run/sigul-bridge/sigul_bridge.pid
+    - require:
+      - koji_service: sigul-bridge-current

@@ -188,3 +188,10 @@ sigul-server-current:
       - /etc/systemd/system/sigul_server.service.d/goose.conf
     - require:
       - service: sigul-server-service
+
+sigul-server-ready:
+  sigul.ready:
+    - name: sigul_server
+    - pid_file: /run/sigul-server/sigul_server.pid
+    - require:
+      - koji_service: sigul-server-current
