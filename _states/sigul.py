@@ -304,7 +304,8 @@ def ready(name: str, pid_file: str, timeout: float = 30) -> Result:
     if __opts__["test"]:
         return _result(name, None, f"{name} would be started first.")
     said = _call(["journalctl", "--no-pager", "--output=cat", "--lines=1", f"_SYSTEMD_UNIT={name}.service"])[1]
-    return _result(name, False, f"{name} does not stay up: {said.strip() or 'it said nothing'}. journalctl -u {name} has more.")
+    why = said.strip() or "it said nothing"
+    return _result(name, False, f"{name} does not stay up: {why}. journalctl -u {name} has more.")
 
 
 def _first_line(path: str) -> str:
