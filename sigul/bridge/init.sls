@@ -145,8 +145,7 @@ sigul-bridge-unit:
     - context: {{ {'name': 'sigul-bridge', 'program': '/usr/sbin/sigul_bridge', 'user': bridge.user, 'group': bridge.group,
                    'verbosity': bridge.verbosity, 'secret_file': bridge.secret_file, 'stop_seconds': bridge.stop_seconds,
                    'before_it': '',
-                   'environment': {'REQUESTS_CA_BUNDLE': common.ca_trust.bundle},
-                   'hardening': {'PrivateDevices': 'yes'},
+                   'settings': {'Environment': 'REQUESTS_CA_BUNDLE=' ~ common.ca_trust.bundle, 'PrivateDevices': 'yes'},
                    'paths': [bridge.home]} | tojson }}
     - require:
       - pkg: sigul-bridge-packages

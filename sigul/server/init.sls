@@ -155,8 +155,7 @@ sigul-server-unit:
     - context: {{ {'name': 'sigul-server', 'program': '/usr/sbin/sigul_server', 'user': server.user, 'group': server.group,
                    'verbosity': server.verbosity, 'secret_file': server.secret_file, 'stop_seconds': server.stop_seconds,
                    'before_it': 'sigul_bridge.service' if bridge_here else '',
-                   'environment': {},
-                   'hardening': {'SocketBindDeny': 'any'},
+                   'settings': {},
                    'paths': [server.home, server.gnupg_home, server.keys_storage] | unique | list} | tojson }}
     - require:
       - pkg: sigul-server-packages
