@@ -18,8 +18,11 @@ EXIT_DONE, EXIT_USAGE, EXIT_TOOL = 0, 2, 5
 TEMPLATES = Path(__file__).resolve().parents[2] / "koji" / "goose-release"
 
 
-def values(site: Mapping[str, Any]) -> dict[str, str]:
-    """What the templates need of pillar `site`; ToolError (usage) naming the key that is missing or wrong."""
+def values(site: Mapping[str, Any], keys: Optional[Mapping[str, str]] = None) -> dict[str, str]:
+    """What the templates need of pillar `site`, and of the public keys (name -> text).
+
+    ToolError (usage) naming the word of the pillar that is missing or wrong.
+    """
     patterns = {
         "name": (r"[^\"'\\$`\n@]+", "a plain name, as users read it"),
         "id": (r"[a-z0-9][a-z0-9._-]*", "lower-case letters, digits and . _ -"),
@@ -36,7 +39,7 @@ def values(site: Mapping[str, Any]) -> dict[str, str]:
     found["RELEASE"] = str(site.get("release", "1"))
     if not re.fullmatch(r"[0-9][A-Za-z0-9.]*", found["RELEASE"]):
         raise ToolError(f"site:release in pillar is {found['RELEASE']!r}: begin with a number.", EXIT_USAGE)
-    return found
+    return {**found, **_key_words(found["ID"], keys or {})}
 
 
 KEY_FILE = "RPM-GPG-KEY-"
@@ -71,7 +74,7 @@ def public_keys(paths: Sequence[Path]) -> dict[str, str]:
     return found
 
 
-def key_words(site_id: str, keys: Mapping[str, str]) -> dict[str, str]:
+def _key_words(site_id: str, keys: Mapping[str, str]) -> dict[str, str]:
     """What the templates need of the public keys; without one, the file that a site puts in their place."""
     names = [f"{KEY_FILE}{name}" for name in sorted(keys)]
     first = 10  # beyond the other sources of the spec file
@@ -105,8 +108,7 @@ def make_release_srpm(
     `site` is pillar `site`: name, id, version and domain, and if wanted `release`. `keys` are the public
     keys (name -> text) that packages are checked with. Raises ToolError, whose `status` is an exit status.
     """
-    words = values(site)
-    words.update(key_words(words["ID"], keys or {}))
+    words = values(site, keys)
     outdir = Path(outdir)
     outdir.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="goose-release-") as work:

@@ -113,7 +113,8 @@ class Sigul:
         """Nothing cheap can be asked: the first batch shows it."""
 
     def close(self) -> None:
-        """Nothing is left behind."""
+        """Remove the empty directory."""
+        shutil.rmtree(self.work, ignore_errors=True)
 
     def sign(self, rpms: Sequence[Rpm]) -> Reasons:
         """One `sigul sign-rpms`, whose bridge stores the signatures in Koji."""

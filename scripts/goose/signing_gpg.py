@@ -196,7 +196,7 @@ def try_passphrase(home: Path, pair: KeyPair, secret: Passphrase, sleep: Callabl
     """Sign an empty text. `SigningError` where that fails, or another key signs."""
     for pause in (0.5, 2.0, None):
         with held(secret) as descriptor:
-            # Not to /dev/null: where it fails, gpg removes the file that it was to write, and root's gpg can.
+            # Never to /dev/null: gpg removes the file that it is to write, this one too, and writes it anew.
             words = ["--status-fd", "2", *with_passphrase(descriptor), "-u", f"{pair.signer}!", "-o", "-"]
             done = gpg([*words, "--detach-sign"], home, fds=(descriptor,))
         errors = done.stderr.decode("utf-8", "replace")

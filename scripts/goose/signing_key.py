@@ -381,7 +381,7 @@ class Keys:
         if pair is None or signing_gpg.gpg(["--list-secret-keys", pair.fingerprint], home).returncode:
             return False
         if not self.dry_run:
-            done = signing_gpg.gpg(["--yes", "--delete-secret-keys", pair.fingerprint], home)
+            done = signing_gpg.gpg(["--yes", "--delete-secret-and-public-key", pair.fingerprint], home)
             if done.returncode:
                 told = done.stderr.decode("utf-8", "replace").strip()[-300:]
                 raise SigningError(f"GnuPG did not delete {key.name}: {told}", EXIT_TOOL)

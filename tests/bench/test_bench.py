@@ -19,13 +19,13 @@ import statistics
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import rpkg_client
+from bench_table import Table, Times, table_of
 from goose.lab import client as lab_client
 from goose.lab import converge, record
 from goose.lab import lab as labs
@@ -39,43 +39,10 @@ SALT_CALL = ("salt-call", "--out=json", "--out-indent=-1")
 SECONDS = 15
 BUILDROOT = ("/usr/bin/python3", "/usr/local/lib/goose/koji_buildroot.py", "--json")
 
-Times = list[float]
-
-
-@dataclass
-class Table:
-    """Collects the ratios; registered as a plugin, it prints them after the tests and before pytest's own summary."""
-
-    rows: list[tuple[str, ...]] = field(default_factory=list)
-
-    def add(self, what: str, times: Times, base: str, base_times: Times, aim: float | None = None) -> None:
-        """Note one ratio of medians, and mark it where it is above its ``aim``."""
-        assert times and base_times, f"nothing was measured: {what}"
-        seconds, base_seconds = statistics.median(times), statistics.median(base_times)
-        ratio = seconds / base_seconds
-        mark = "" if aim is None else f"aim {aim:g}" + ("  ABOVE" if ratio > aim else "")
-        self.rows.append((what, f"{seconds:.2f} s", base, f"{base_seconds:.2f} s", f"{ratio:.1f}",
-                          str(len(times)), mark))  # fmt: skip
-
-    def pytest_terminal_summary(self, terminalreporter: Any) -> None:
-        if not self.rows:
-            return
-        terminalreporter.section(f"bench (load average {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)")
-        rows = [("unchanged", "", "against", "", "ratio", "runs", ""), *self.rows]
-        widths = [max(len(row[column]) for row in rows) for column in range(7)]
-        for row in rows:
-            cells = [
-                cell.rjust(width) if column in (1, 3, 4, 5) else cell.ljust(width)
-                for column, (cell, width) in enumerate(zip(row, widths))
-            ]
-            terminalreporter.write_line("  ".join(cells).rstrip())
-
 
 @pytest.fixture(scope="session")
 def table(request: pytest.FixtureRequest) -> Table:
-    found = Table()
-    request.config.pluginmanager.register(found, "goose-bench")
-    return found
+    return table_of(request.config)
 
 
 @pytest.fixture(scope="session")

@@ -1,9 +1,10 @@
-"""signing_key.py: keys made, published, rotated and retired, by real GnuPG and systemd-creds' stand-in."""
+"""signing_key.py: keys made, published, rotated and retired, by real GnuPG and real systemd-creds or a stand-in of it."""
 
 from __future__ import annotations
 
 import io
 import json
+import os
 import shutil
 import subprocess
 import tempfile
@@ -259,9 +260,23 @@ def test_sigul(place: Place) -> None:
         sigul.close()
 
 
-def test_real_systemd_creds(tmp_path: Path) -> None:
-    """What is asked of systemd-creds is what it takes."""
-    if not shutil.which("systemd-creds"):
-        pytest.skip("this machine has no systemd-creds")
-    told = subprocess.run(["systemd-creds", "--help"], capture_output=True, text=True, check=True).stdout
-    assert "encrypt INPUT OUTPUT" in told and "decrypt INPUT [OUTPUT]" in told and "--name=NAME" in told
+def test_real_systemd_creds(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The real program seals the passphrase under the name of the credential, and opens it again."""
+    real = shutil.which("systemd-creds", path="/usr/bin:/bin")
+    if real is None or os.geteuid():
+        pytest.skip("systemd-creds is root's, or is not here")
+    assert real
+    (place.top / "bin" / "systemd-creds").unlink()
+    # A host key of its own, beside that of this machine.
+    monkeypatch.setenv("SYSTEMD_CREDENTIAL_SECRET", str(place.top / "host.key"))
+    assert place.run("create", "one")[1]["created"]
+    sealed = place.credstore / "signing-one"
+    opened = subprocess.run([real, "decrypt", str(sealed), "-"], capture_output=True, check=True).stdout
+    assert len(opened) == 64 and opened not in sealed.read_bytes()
+    pair = signing_gpg.need_pair(place.home, signing_key.Config.read(place.top / "signing.json").key("one"))
+    signing_gpg.try_passphrase(place.home, pair, signing_key.Passphrase(opened, "the test"))
+
+
+def test_retire_what_was_never_made(place: Place) -> None:
+    """A key that was never made cannot be retired, and says so."""
+    assert place.run("retire", "one")[0] == 2
