@@ -12,6 +12,7 @@ import shutil
 import sqlite3
 import stat
 import tempfile
+import time
 from typing import Any
 
 from salt.exceptions import CommandExecutionError
@@ -186,6 +187,9 @@ def nss(
             _own(name, user, group)
             return _result(name, True, f"Owner and mode of {', '.join(wrong)} were set.", changes)
     except (CommandExecutionError, OSError) as error:
+        if __opts__["test"]:
+            # An earlier state mends it.
+            return _result(name, None, f"{name} would be filled. Now: {error}", {name: "filled"})
         return _result(name, False, str(error))
     return _result(name, True, f"{name} holds the certificate {nickname} and its key.")
 
@@ -225,7 +229,7 @@ def database(name: str, config: str, user: str, group: str) -> Result:
     closed = __states__["file.managed"](name=name, replace=False, user=user, group=group, mode="0600")
     if changes and closed["result"]:
         return _result(name, True, f"{name} was made.", changes)
-    return {**closed, "name": name}
+    return {**closed, "name": name, "comment": closed["comment"] or f"{name} was closed to others."}
 
 
 def administrator(
@@ -280,3 +284,36 @@ def _kept(path: str) -> str:
         os.fsync(stream.fileno())
     os.rename(partial, path)
     return made
+
+
+# The daemons
+
+
+def ready(name: str, pid_file: str, timeout: float = 30) -> Result:
+    """Wait until the daemon ``name`` has read its configuration, which it says by its PID file; change nothing.
+
+    systemd takes it for started at once, and starts it again for ever where it falls.
+    """
+    deadline = time.monotonic() + (0 if __opts__["test"] else timeout)
+    while True:
+        shown = _call(["systemctl", "show", "--property=ActiveState,MainPID", name])[1]
+        values = dict(line.partition("=")[::2] for line in shown.splitlines())
+        pid = values.get("MainPID", "0")
+        if values.get("ActiveState") == "active" and pid != "0" and _first_line(pid_file) == pid:
+            return _result(name, True, f"{name} is ready.")
+        if time.monotonic() >= deadline:
+            break
+        time.sleep(0.25)
+    if __opts__["test"]:
+        return _result(name, None, f"{name} would be started first.")
+    said = _call(["journalctl", "--no-pager", "--output=cat", "--lines=1", f"_SYSTEMD_UNIT={name}.service"])[1]
+    why = said.strip() or "it said nothing"
+    return _result(name, False, f"{name} does not stay up: {why}. journalctl -u {name} has more.")
+
+
+def _first_line(path: str) -> str:
+    try:
+        with open(path, encoding="ascii", errors="replace") as stream:
+            return stream.readline().strip()
+    except OSError:
+        return ""

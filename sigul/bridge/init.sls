@@ -145,8 +145,7 @@ sigul-bridge-unit:
     - context: {{ {'name': 'sigul-bridge', 'program': '/usr/sbin/sigul_bridge', 'user': bridge.user, 'group': bridge.group,
                    'verbosity': bridge.verbosity, 'secret_file': bridge.secret_file, 'stop_seconds': bridge.stop_seconds,
                    'before_it': '',
-                   'environment': {'REQUESTS_CA_BUNDLE': common.ca_trust.bundle},
-                   'hardening': {'PrivateDevices': 'yes'},
+                   'settings': {'Environment': 'REQUESTS_CA_BUNDLE=' ~ common.ca_trust.bundle, 'PrivateDevices': 'yes'},
                    'paths': [bridge.home]} | tojson }}
     - require:
       - pkg: sigul-bridge-packages
@@ -177,3 +176,10 @@ sigul-bridge-current:
       - /etc/systemd/system/sigul_bridge.service.d/goose.conf
     - require:
       - service: sigul-bridge-service
+
+sigul-bridge-ready:
+  sigul.ready:
+    - name: sigul_bridge
+    - pid_file: /run/sigul-bridge/sigul_bridge.pid
+    - require:
+      - koji_service: sigul-bridge-current

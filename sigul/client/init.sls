@@ -274,6 +274,19 @@ sigul-client-public-{{ name }}:
       - cmd: sigul-client-key-{{ name }}
 {%- endif %}
 
+{%- if not made and name in signing.public_keys %}
+
+sigul-client-public-{{ name }}:
+  file.managed:
+    - name: {{ public }}
+    - contents: {{ signing.public_keys[name] | tojson }}
+    - user: {{ client.user }}
+    - group: {{ client.group }}
+    - mode: '0644'
+    - require:
+      - file: sigul-client-directory-{{ signing.keys_dir | replace('/', '-') }}
+{%- endif %}
+
 {%- if timed %}
 {%- for kind in ('service', 'timer') %}
 sigul-client-{{ kind }}-{{ name }}:

@@ -155,8 +155,7 @@ sigul-server-unit:
     - context: {{ {'name': 'sigul-server', 'program': '/usr/sbin/sigul_server', 'user': server.user, 'group': server.group,
                    'verbosity': server.verbosity, 'secret_file': server.secret_file, 'stop_seconds': server.stop_seconds,
                    'before_it': 'sigul_bridge.service' if bridge_here else '',
-                   'environment': {},
-                   'hardening': {'SocketBindDeny': 'any'},
+                   'settings': {},
                    'paths': [server.home, server.gnupg_home, server.keys_storage] | unique | list} | tojson }}
     - require:
       - pkg: sigul-server-packages
@@ -188,3 +187,10 @@ sigul-server-current:
       - /etc/systemd/system/sigul_server.service.d/goose.conf
     - require:
       - service: sigul-server-service
+
+sigul-server-ready:
+  sigul.ready:
+    - name: sigul_server
+    - pid_file: /run/sigul-server/sigul_server.pid
+    - require:
+      - koji_service: sigul-server-current

@@ -511,7 +511,8 @@ class Contract:
     @classmethod
     def read(cls, data: Mapping[str, Any], platform: str) -> Contract:
         """Build the contract of a platform from contract.yaml."""
-        packages, elsewhere = {}, {}
+        packages: dict[str, Package] = {}
+        elsewhere: dict[str, Package] = {}
         for name, entry in data["packages"].items():
             entry = entry or {}
             repo = entry.get("repo", "")

@@ -533,8 +533,9 @@ def test_pillar_of_ones_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     file.write_text("koji: {volume: {path: /srv/koji}}\npackage_repos: {mine: {offers: [sigul]}}\n")
     lab.create("goose", "single", run.Progress(), lab.read_pillar(file))
     again = lab.create("goose", "single", run.Progress())
-    assert again.record.pillar == {"koji": {"volume": {"path": "/srv/koji"}}, "package_repos": {"mine": {"offers": ["sigul"]}}}
-    under = {"koji": {"volume": {"kind": "local", "path": "/mnt/koji"}, "arches": ["x86_64"]}}
+    repos = {"mine": {"offers": ["sigul"]}}
+    assert again.record.pillar == {"koji": {"volume": {"path": "/srv/koji"}}, "package_repos": repos}
+    under: dict[str, Any] = {"koji": {"volume": {"kind": "local", "path": "/mnt/koji"}, "arches": ["x86_64"]}}
     whole = seed.merged(under, again.record.pillar)
     assert whole["koji"] == {"volume": {"kind": "local", "path": "/srv/koji"}, "arches": ["x86_64"]}
     assert under["koji"]["volume"]["path"] == "/mnt/koji"

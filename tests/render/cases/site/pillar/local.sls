@@ -90,6 +90,12 @@ signing:
     old:
       uid: Old <security@example.org>
       state: retired
+  public_keys:
+    old: |
+      -----BEGIN PGP PUBLIC KEY BLOCK-----
+
+      mQINBGQ=
+      -----END PGP PUBLIC KEY BLOCK-----
   batch: {count: 20}
 
 mash:
