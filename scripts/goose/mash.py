@@ -83,15 +83,13 @@ class Report:
 
 @dataclass(frozen=True)
 class _Input:
-    """All that the outcome depends on, read at one event."""
+    """What the tag has at one event."""
 
-    event: int
     rpms: list[Rpm]
     sources: list[Rpm]
     """Read for where their noarch packages belong, and in no tree."""
-    extra: list[tuple[str, bytes]]
-    parents: list[tuple[str, Parent, bytes]]
     fingerprint: str
+    """Of this and of the settings."""
 
 
 def _file(path: Path | None, key: str) -> bytes | None:
@@ -115,28 +113,16 @@ def _refuse(report: Report) -> None:
         raise Failed("", EXIT_PARTLY)
 
 
-def _input(site: Site, mash: Mash, session: Any, wishes: Wishes, report: Report) -> _Input:
-    """What the tag has, with its files; refused where the gate refuses it."""
-    event = mash_tag.event_of(session, mash.tag, wishes.event)
-    report.event = event
-    rpms, builds = mash_tag.listing(session, mash, event)
-    if not rpms:
-        raise Failed(f"The tag {mash.tag} holds no RPMs at event {event}.", EXIT_KOJI)
-    chosen, unsigned = mash_tag.choose(mash, mash_plan.used(mash, rpms))
-    once, doubled = mash_tag.doubles(mash, chosen)
-    allow = (*mash.allow, *wishes.allow)
-    _gate([*unsigned, *doubled], allow, report)
-    # What is missing is told together with what is unsigned: both are mended by the signer.
-    missing = ""
-    try:
-        found = mash_tag.locate(once, builds, site.topdir)
-        sources = mash_tag.locate(mash_plan.excluding_sources(mash, rpms), builds, site.topdir)
-    except MissingError as error:
-        missing = str(error)
-    if report.refused:
-        raise Failed(missing, EXIT_PARTLY)
-    if missing:
-        raise Failed(missing, EXIT_TOOL)
+@dataclass(frozen=True)
+class _Settings:
+    """What the outcome depends on beside the tag."""
+
+    extra: list[tuple[str, bytes]]
+    parents: list[tuple[str, Parent, bytes]]
+    fingerprint: str
+
+
+def _settings(site: Site, mash: Mash, allow: Sequence[str]) -> _Settings:
     extra = [
         (kind, content)
         for kind, content in (
@@ -151,22 +137,75 @@ def _input(site: Site, mash: Mash, session: Any, wishes: Wishes, report: Report)
             parent = Parent(place % {"arch": arch})
             parents.append((arch, parent, parent.repomd()))
     about = [
-        _FORMAT, mash.text, dataclasses.astuple(mash_plan.lists_of(mash)), site.compression, site.hash, sorted(allow),
-        [hashlib.sha256(content).hexdigest() for _, content in extra],
+        _FORMAT, mash.text, mash.keys, dataclasses.astuple(mash_plan.lists_of(mash)), site.compression, site.hash,
+        sorted(allow), [hashlib.sha256(content).hexdigest() for _, content in extra],
         [(arch, parent.place, hashlib.sha256(repomd).hexdigest()) for arch, parent, repomd in parents],
-        [rpm.wanted(site.hash).key for rpm in (*found, *sources)],
     ]  # fmt: skip
-    text = json.dumps(about, default=sorted)
-    return _Input(event, found, sources, extra, parents, hashlib.sha256(text.encode()).hexdigest())
+    return _Settings(extra, parents, hashlib.sha256(json.dumps(about, default=sorted).encode()).hexdigest())
+
+
+def _same(site: Site, mash: Mash, session: Any, tag: int, before: Mapping[str, Any]) -> bool:
+    """Whether the tag is as it was when ``before`` was made, told by short answers of the hub.
+
+    A new signature is no event. So this can only be told where a signature more would change nothing: where
+    every RPM is signed by the first of the keys, or none is asked for.
+    """
+    if not before["settled"]:
+        return False
+    tags = [tag]
+    if mash.inherit:
+        above = mash_tag.ask(lambda: session.getFullInheritance(tag), f"What {mash.tag} inherits")
+        tags += [link["parent_id"] for link in above]
+    if mash_tag.ask(lambda: session.tagChangedSinceEvent(before["event"], tags), f"Changes of {mash.tag}"):
+        return False
+    for path, size, mtime in before["files"]:
+        try:
+            about = os.stat(f"{site.topdir}/{path}")
+        except OSError:
+            return False
+        if (about.st_size, about.st_mtime_ns) != (size, mtime):
+            return False
+    return True
+
+
+def _input(
+    site: Site,
+    mash: Mash,
+    session: Any,
+    event: int,
+    settings: _Settings,
+    allow: Sequence[str],
+    report: Report,
+) -> _Input:
+    """What the tag has, with its files; refused where the gate refuses it."""
+    rpms, builds = mash_tag.listing(session, mash, event)
+    if not rpms:
+        raise Failed(f"The tag {mash.tag} holds no RPMs at event {event}.", EXIT_KOJI)
+    chosen, unsigned = mash_tag.choose(mash, mash_plan.used(mash, rpms))
+    once, doubled = mash_tag.doubles(mash, chosen)
+    _gate([*unsigned, *doubled], allow, report)
+    # What is missing is told together with what is unsigned: both are mended by the signer.
+    missing = ""
+    try:
+        found = mash_tag.locate(once, builds, site.topdir)
+        sources = mash_tag.locate(mash_plan.excluding_sources(mash, rpms), builds, site.topdir)
+    except MissingError as error:
+        missing = str(error)
+    if report.refused:
+        raise Failed(missing, EXIT_PARTLY)
+    if missing:
+        raise Failed(missing, EXIT_TOOL)
+    keys = [settings.fingerprint, *(rpm.wanted(site.hash).key for rpm in (*found, *sources))]
+    return _Input(found, sources, hashlib.sha256("\n".join(keys).encode()).hexdigest())
 
 
 def _plan(
-    site: Site, mash: Mash, found: _Input, records: Records, show: Show
+    site: Site, mash: Mash, found: _Input, settings: _Settings, records: Records, show: Show
 ) -> tuple[Plan, dict[Rpm, Wanted], dict[Wanted, Brief]]:
     wanted = {rpm: rpm.wanted(site.hash) for rpm in (*found.rpms, *found.sources)}
     briefs = records.briefs(list(wanted.values()), lambda done, count: show("reading RPMs", done, count))
     with tempfile.TemporaryDirectory(prefix="mash-") as directory:
-        parents = fetch_all(found.parents, Path(directory))
+        parents = fetch_all(settings.parents, Path(directory))
         plan = mash_plan.make(mash, found.rpms, wanted, briefs, records, parents)
     return plan, wanted, briefs
 
@@ -225,6 +264,11 @@ def compose(
         published.sweep(mash.keep or site.keep)
 
 
+def _unchanged(published: Published, before: Mapping[str, Any], report: Report) -> None:
+    report.result, report.generation = "unchanged", str(published.current())
+    report.trees = _manifest_sizes(before)
+
+
 def _compose(
     site: Site,
     mash: Mash,
@@ -235,14 +279,21 @@ def _compose(
     say: Say,
     show: Show,
 ) -> None:
-    found = _input(site, mash, session, wishes, report)
+    event, tag = mash_tag.event_of(session, mash.tag, wishes.event)
+    report.event = event
+    allow = (*mash.allow, *wishes.allow)
+    settings = _settings(site, mash, allow)
     before = published.manifest()
-    if not wishes.explain and before.get("input") == found.fingerprint and published.whole(before):
-        report.result, report.generation = "unchanged", str(published.current())
-        report.trees = _manifest_sizes(before)
+    known = not wishes.explain and before.get("settings") == settings.fingerprint and published.whole(before)
+    if known and wishes.event is None and _same(site, mash, session, tag, before):
+        _unchanged(published, before, report)
+        return
+    found = _input(site, mash, session, event, settings, allow, report)
+    if known and before["input"] == found.fingerprint:
+        _unchanged(published, before, report)
         return
     with contextlib.closing(Records(site.cache, site.jobs)) as records:
-        plan, wanted, briefs = _plan(site, mash, found, records, show)
+        plan, wanted, briefs = _plan(site, mash, found, settings, records, show)
         if wishes.explain:
             report.result = "explained"
             report.explained = _explain(plan, found.rpms, wishes.explain)
@@ -255,7 +306,7 @@ def _compose(
         new = {tree.name: mash_publish.rows(tree, mash.hash_packages, wanted, briefs) for tree in plan.trees}
         _note(report, mash_publish.difference(before, new))
         report.trees = _sizes(plan.trees)
-        _gate(plan.broken, (*mash.allow, *wishes.allow), report)
+        _gate(plan.broken, allow, report)
         _refuse(report)
         if wishes.dry_run:
             report.result = "would-publish"
@@ -266,9 +317,12 @@ def _compose(
             site.compression, site.hash, timestamp, mash.content_tags, mash.distro_tags, mash.repomd_sign
         )
         content = Content(
-            plan.trees, wanted, briefs, records, mash.hash_packages, found.extra, look,
-            {"name": mash.name, "tag": mash.tag, "event": found.event, "arches": mash.arches,
-             "keys": [ids[0] for ids in mash.keys], "timestamp": timestamp, "input": found.fingerprint},
+            plan.trees, wanted, briefs, records, mash.hash_packages, settings.extra, look,
+            {"name": mash.name, "tag": mash.tag, "event": event, "arches": mash.arches,
+             "keys": [ids[0] for ids in mash.keys], "timestamp": timestamp, "settings": settings.fingerprint,
+             "input": found.fingerprint, "files": [
+                 (os.path.relpath(rpm.path, site.topdir), rpm.size, rpm.mtime) for rpm in (*found.rpms, *found.sources)
+             ], "settled": not mash.keys or all(rpm.sigkey in mash.keys[0] for rpm in found.rpms)},
             site.hash,
         )  # fmt: skip
         generation = mash_publish.build(
@@ -286,7 +340,7 @@ def _dist_repo(site: Site, mash: Mash, session: Any, wishes: Wishes, report: Rep
     if wishes.explain:
         raise Failed(f"{mash.name}: dist-repo does not say why; --engine mash --explain does.", EXIT_USAGE)
     report.warnings += mash_dist_repo.remarks(mash)
-    event = mash_tag.event_of(session, mash.tag, wishes.event)
+    event, _ = mash_tag.event_of(session, mash.tag, wishes.event)
     report.event = event
     rpms, _ = mash_tag.listing(session, mash, event)
     chosen, unsigned = mash_tag.choose(mash, mash_plan.used(mash, rpms))

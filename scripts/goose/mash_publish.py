@@ -29,7 +29,7 @@ from goose.mash_records import Brief, Records, Wanted
 from goose.mash_tag import Rpm
 
 MANIFEST = "mash.json"
-_VERSION = 1
+_VERSION = 2
 _GENERATION = re.compile(r"[0-9]{6,}")
 _CHUNK = 1 << 20
 

@@ -87,14 +87,14 @@ def ask(call: Callable[[], Any], what: str) -> Any:
         raise KojiError(f"{what}: the hub gives no answer ({' '.join(str(error).split())[:300]}).") from error
 
 
-def event_of(session: Any, tag: str, event: int | None) -> int:
-    """The event to look at: the given one, or the last, so that everything is seen at one moment."""
+def event_of(session: Any, tag: str, event: int | None) -> tuple[int, int]:
+    """The event to look at: the given one, or the last, so that all is seen at one moment; and the tag's id."""
     if event is None:
         event = int(ask(lambda: session.getLastEvent(), "The last event")["id"])
     found = ask(lambda: session.getTag(tag, event=event), f"The tag {tag}")
     if found is None:
         raise KojiError(f"Koji has no tag {tag} at event {event}: look at `tag` in the .mash file.")
-    return event
+    return event, int(found["id"])
 
 
 def listing(session: Any, mash: Mash, event: int) -> tuple[list[Rpm], dict[int, Mapping[str, Any]]]:

@@ -259,11 +259,23 @@ class Hub:
         return {"id": self.event, "ts": 1700000000.0 + self.event}
 
     def do_getTag(self, tagInfo: str, strict: bool = False, event: int | None = None) -> Any:
+        tagInfo = next((name for name, number in self.tags.items() if number == tagInfo), tagInfo)
         if tagInfo not in self.tags:
             if strict:
                 raise koji.GenericError(f"Invalid tagInfo: {tagInfo!r}")
             return None
         return {"id": self.tags[tagInfo], "name": tagInfo, "arches": "x86_64 i686"}
+
+    def do_getFullInheritance(self, tag: Any, event: int | None = None, reverse: bool = False) -> Any:
+        name = self.do_getTag(tag, strict=True)["name"]
+        found = []
+        for parent in self.parents[name]:
+            found.append({"parent_id": self.tags[parent], "name": parent})
+            found += self.do_getFullInheritance(parent)
+        return found
+
+    def do_tagChangedSinceEvent(self, event: int, taglist: Sequence[int]) -> bool:
+        return any(when > event and self.tags[name] in taglist for when, name, _, _ in self.history)
 
     def _tagged(self, tag: str, event: int) -> list[int]:
         """Builds of a tag alone, the latest tagging first."""

@@ -407,9 +407,11 @@ def test_the_hub_is_gone(place: Place, run: Callable[..., Any], capsys: pytest.C
     def fails(*_: Any, **__: Any) -> None:
         raise ConnectionError("Connection reset by peer")
 
-    place.hub.do_listTaggedRPMS = fails  # type: ignore[method-assign]
-    assert "gives no answer (Connection reset by peer)" in run(status=4)["error"]
-    del place.hub.do_listTaggedRPMS
+    for method in ("getLastEvent", "tagChangedSinceEvent", "listTaggedRPMS"):
+        setattr(place.hub, f"do_{method}", fails)
+        words = ["--event", str(place.hub.event)] if method == "listTaggedRPMS" else []
+        assert "gives no answer (Connection reset by peer)" in run(*words, status=4)["error"]
+        delattr(place.hub, f"do_{method}")
     assert run()["result"] == "unchanged"
     assert place.link.readlink() == before
 
@@ -656,6 +658,38 @@ def test_kernels(place: Place, run: Callable[..., Any], made: dict[str, list[Pat
         "kernel-devel.x86_64", "kernel-headers-devel.i686", "kernel-headers-devel.x86_64", "kernel.x86_64"]  # fmt: skip
 
 
-def test_hub_calls_stay_few(place: Place, run: Callable[..., Any]) -> None:
+def test_hub_calls_stay_few(place: Place, run: Callable[..., Any], made: dict[str, list[Path]]) -> None:
+    """Three for a whole tag; and where nothing has changed, none that takes long."""
     run()
     assert place.hub.calls == ["getLastEvent", "getTag", "listTaggedRPMS"]
+    place.hub.calls.clear()
+    place.hub.event += 10
+    assert run()["result"] == "unchanged"
+    assert place.hub.calls == ["getLastEvent", "getTag", "getFullInheritance", "tagChangedSinceEvent"]
+    # A change in what is inherited, and one that brings nothing new.
+    number = place.builds["only-1.0-1.el9"]
+    for tagged, result in ((False, "published"), (True, "published")):
+        place.hub.change("goose-1-release", number, tagged)
+        assert run()["result"] == result
+    place.hub.change("goose-1-release", number, False)
+    place.hub.change("goose-1-release", number)
+    assert run()["result"] == "unchanged"
+
+
+def test_a_better_signature_is_seen(place: Place, run: Callable[..., Any]) -> None:
+    """Though it is no event of Koji's: where one could matter, the whole tag is asked for."""
+    place.configure(keys=f"{place.keys.ids['old']} goose")
+    run()
+    assert run()["result"] == "unchanged"
+    place.hub.sign(place.keys, "old", list(place.builds.values()))
+    assert len(run()["resigned"]) == 21
+
+
+def test_a_copy_that_was_written_anew(place: Place, run: Callable[..., Any]) -> None:
+    """The same signature at another time is another file."""
+    run()
+    path = place.hub.path(place.hub.row("libfoo-1.0-1.el9.i686"), place.keys.ids["goose"])
+    data = path.read_bytes()
+    path.unlink()
+    path.write_bytes(data)
+    assert run()["result"] == "published"
