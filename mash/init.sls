@@ -144,6 +144,8 @@ mash-stopped-{{ name }}:
   service.dead:
     - name: mash-{{ name }}.timer
     - enable: false
+    # Of a unit that is not there Salt says in test mode that it would be stopped.
+    - onlyif: test -e /etc/systemd/system/mash-{{ name }}.timer
 
 mash-timer-{{ name }}:
   file.absent:

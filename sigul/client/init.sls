@@ -322,6 +322,8 @@ sigul-client-timing-{{ name }}:
   service.dead:
     - name: signing-{{ name }}.timer
     - enable: false
+    # Of a unit that is not there Salt says in test mode that it would be stopped.
+    - onlyif: test -e /etc/systemd/system/signing-{{ name }}.timer
 
 {%- for kind in ('service', 'timer') %}
 sigul-client-{{ kind }}-{{ name }}:
