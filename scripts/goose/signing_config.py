@@ -214,6 +214,7 @@ def _parse(data: Any, path: Path) -> Config:
         name: _key(_Part(entry, f"keys:{name}", path), name, instances, default_koji)
         for name, entry in top.take("keys", dict, "an object of keys").items()
     }
+    _check_uids(keys, path)
     rpmsign = _Part(top.take("rpmsign", dict, "an object", {}), "rpmsign", path)
     gnupg_home = rpmsign.path_at("gnupg_home", "GnuPG's directory", "/var/lib/goose-sign/gnupg")
     rpmsign.end()
@@ -237,6 +238,17 @@ def _parse(data: Any, path: Path) -> Config:
     top.end()
     return Config(backend, instances, default_koji, keys, gnupg_home, command, sigul_config, sigul_instances,
                   count, mebibytes << 20, keys_dir, state_dir, path)  # fmt: skip
+
+
+def _check_uids(keys: Mapping[str, Key], path: Path) -> None:
+    """`SigningError` where a key could be taken for another one: the keyring is asked by uid, where there is no key_id."""
+    for name, key in keys.items():
+        same = [other for other in keys if other != name and keys[other].uid == key.uid]
+        if same and not key.key_id:
+            raise SigningError(
+                f"{path}: keys:{name} and keys:{same[0]} have the same uid, {key.uid}, by which they cannot be told apart:"
+                f" give {name} another uid, or its key_id."
+            )
 
 
 def _check_name(part: _Part, name: str) -> None:
@@ -344,7 +356,8 @@ def passphrase(
     """
     if fd is not None:
         try:
-            with os.fdopen(fd, "rb") as stream:
+            # Left open: a descriptor that is opened later would take its place as standard input.
+            with os.fdopen(fd, "rb", closefd=False) as stream:
                 return _checked(stream.read(1 << 16), f"Descriptor {fd}")
         except OSError as error:
             raise SigningError(f"Descriptor {fd} cannot be read: {error.strerror}.") from error

@@ -74,6 +74,12 @@ class Keys:
                 f"{home} has no key {key.key_id}, which pillar signing:keys:{key.name}:key_id names: import it there, or"
                 " take the key_id away to have a new one made."
             )
+        if published(self.config, key).exists():
+            raise SigningError(
+                f"The key {key.name} is published ({published(self.config, key)}), and {home} has not got it: bring {home}"
+                " back from a backup. Where it is lost, give a new key a new name and another uid; or, where nobody has the"
+                " public key yet, remove the published file."
+            )
         self.say(f"{key.name} {'would be' if self.dry_run else 'is'} made in {home}: {key.type}, {key.uid}")
         if self.dry_run:
             return True

@@ -262,7 +262,7 @@ sigul-client-selinux-label:
 sigul-client-key-{{ name }}:
   cmd.run:
     - name: {{ program }} create {{ name }}
-    - unless: {{ program }} list | grep -qE '^{{ name | replace('.', '[.]') }} +active +[0-9a-f]{8} '
+    - unless: {{ program }} create {{ name }} --dry-run --json | grep -q '"created": false'
     - require:
       - file: sigul-client-config
 

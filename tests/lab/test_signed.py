@@ -287,7 +287,8 @@ def test_rotation(sign: Signing, rpms: dict[str, dict[str, Any]], lab: labs.Lab,
     config = json.loads(sign.host.run(["cat", "/etc/goose/signing.json"]).stdout)
     new = f"{KEY}-next{int(time.time())}"
     old = config["keys"][KEY]
-    config["keys"][new] = {**old, "name": new, "credential": f"signing-{new}", "type": "ed25519", "key_id": None}
+    about = {"name": new, "uid": f"{new} <security@{lab.record.domain}>", "credential": f"signing-{new}"}
+    config["keys"][new] = {**old, **about, "type": "ed25519"}
     path = "/etc/goose/signing-rotation.json"
     sign.host.run(["tee", path], stdin=json.dumps(config))
     program = [f"{PROGRAMS}/signing_key.py"]

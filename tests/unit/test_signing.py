@@ -655,7 +655,7 @@ def test_passphrase_is_nowhere(place: Place, sigul: FakeSigul, tmp_path: Path) -
         assert b"geheim" not in (path.read_bytes() if path.is_file() else b"")
 
 
-@pytest.mark.parametrize("source", ["fd", "file", "credential"])
+@pytest.mark.parametrize("source", ["fd", "stdin", "file", "credential"])
 def test_passphrase_sources(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, source: str) -> None:
     keys = config_data(place.top, place.material)["keys"]
     del keys["goose-1"]["passphrase_file"]
@@ -666,6 +666,20 @@ def test_passphrase_sources(place: Place, tmp_path: Path, monkeypatch: pytest.Mo
         os.write(writing, f"{SECRET}\n".encode())
         os.close(writing)
         words = ["--passphrase-fd", str(reading)]
+    elif source == "stdin":
+        # As a program has it: closed, its number would be that of the next descriptor, which gpg cannot be given.
+        standard = os.dup(0)
+        reading, writing = os.pipe()
+        os.write(writing, SECRET.encode())
+        os.close(writing)
+        os.dup2(reading, 0)
+        os.close(reading)
+        try:
+            assert place.run("goose-1", "p01-1.0-1.el9", "--passphrase-fd", "0")[0] == 0
+        finally:
+            os.dup2(standard, 0)
+            os.close(standard)
+        return
     elif source == "file":
         words = ["--passphrase-file", str(place.material.top / "passphrase")]
     else:
@@ -706,6 +720,8 @@ def test_passphrase_refusals(place: Place, tmp_path: Path) -> None:
         ({"keys": {"a/b": {"uid": "A <a@b>"}}}, "use letters, digits"),
         ({"keys": {"a": {"uid": "A"}}}, "keys:a:uid is 'A': it must be who signs"),
         ({"keys": {"a": {"uid": "A <a@b>", "key_id": "12"}}}, "keys:a:key_id is '12'"),
+        ({"keys": {name: {"uid": "A <a@b>"} for name in "ab"}}, "keys:a and keys:b have the same uid"),
+        ({"keys": {"a": {"uid": "A <a@b>", "key_id": "01234567"}, "b": {"uid": "A <a@b>"}}}, "give b another uid"),
         ({"keys": {"a": {"uid": "A <a@b>", "type": "dsa1024"}}}, "keys:a:type is 'dsa1024'"),
         ({"keys": {"a": {"uid": "A <a@b>", "tags": "goose-1"}}}, "keys:a:tags is 'goose-1'"),
         ({"keys": {"a": {"uid": "A <a@b>", "state": "old"}}}, "one of active, retiring, retired"),

@@ -110,6 +110,15 @@ def test_create(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
     assert place.secret_keys() == 1
 
 
+def test_a_lost_key_is_not_made_anew(place: Place, capsys: pytest.CaptureFixture[str]) -> None:
+    """Systems know it by what was published: another key of that name would be one that they refuse."""
+    before = Path(place.run("create", "one")[1]["published"]).read_text()
+    shutil.rmtree(place.home)
+    assert place.run("create", "one")[0] == 2
+    assert "back from a backup" in capsys.readouterr().err
+    assert (place.top / "keys/RPM-GPG-KEY-one").read_text() == before
+
+
 def test_create_after_a_kill(place: Place) -> None:
     """Killed after the passphrase was stored, before the key was made: the key gets that passphrase."""
     place.credstore.mkdir()
@@ -156,12 +165,12 @@ def test_export_and_list(place: Place, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_keys_of_one_name(place: Place) -> None:
-    """Two keys of one uid are told apart by key_id alone."""
+    """A key_id says which key is meant, whatever its uid."""
     place.run("create", "one")
     place.keys["two"]["uid"] = "other <security@goose.example>"
     place.configure()
     place.run("create", "two")
-    place.keys["other"] = {**place.keys["two"], "key_id": place.run("list")[1]["keys"][0]["key_id"]}
+    place.keys["other"] = {**place.keys["two"], "uid": "third <a@b>", "key_id": place.run("list")[1]["keys"][0]["key_id"]}
     place.configure()
     assert place.run("export", "other")[1]["public_key"] == place.run("export", "one")[1]["public_key"]
 
