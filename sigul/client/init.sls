@@ -262,7 +262,7 @@ sigul-client-selinux-label:
 sigul-client-key-{{ name }}:
   cmd.run:
     - name: {{ program }} create {{ name }}
-    - unless: {{ program }} create {{ name }} --dry-run --json | grep -q '"created": false'
+    - unless: {{ program }} create {{ name }} --dry-run --json | grep -qE 'created.:.false'
     - require:
       - file: sigul-client-config
 
