@@ -215,7 +215,7 @@ class Lab:
         if signer is None:
             return ""
         try:
-            return self._get(f"https://{signer.fqdn}/keys/RPM-GPG-KEY-{self._release()}").decode()
+            return self.get(f"https://{signer.fqdn}/keys/RPM-GPG-KEY-{self._release()}").decode()
         except urllib.error.HTTPError as error:
             if error.code == 404:
                 return ""
@@ -249,7 +249,7 @@ class Lab:
             result["status"] = result["status"] or 1
             return
         top = f"https://{maker.fqdn}/repos/{name}"
-        made = json.loads(self._get(f"{top}/mash.json"))["metadata"]
+        made = json.loads(self.get(f"{top}/mash.json"))["metadata"]
         places = sorted(path for path in made if path.endswith("/repodata/repomd.xml"))
         result["repos"] = [f"{top}/{path[: -len('repodata/repomd.xml')]}" for path in places]
 
@@ -329,12 +329,12 @@ class Lab:
     def answers(self, url: str) -> bool:
         """Whether a GET of ``url`` succeeds with the lab's CA."""
         try:
-            self._get(url)
+            self.get(url)
         except OSError:
             return False
         return True
 
-    def _get(self, url: str) -> bytes:
+    def get(self, url: str) -> bytes:
         """What a GET of ``url`` gives, with the lab's CA; `OSError` where it does not succeed."""
         context = ssl.create_default_context(cafile=str(self.ca_path()))
         with urllib.request.urlopen(url, timeout=10, context=context) as response:
