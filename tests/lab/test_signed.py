@@ -104,14 +104,25 @@ def unsigned(sign: Signing) -> list[str]:
     return list(sign(KEY, "--just-list").result["unsigned"])
 
 
+FORGET = """
+import json, sys
+sys.path.insert(0, "/srv/salt/scripts")
+from goose.rebuild import log_in
+session = log_in("goose")
+with session.multicall(strict=True) as calls:
+    for rpm in json.load(sys.stdin):
+        calls.deleteRPMSig(rpm, sigkey=sys.argv[1])
+"""
+
+
 @pytest.fixture
 def forgotten(
-    rpms: dict[str, dict[str, Any]], koji: Client, key_id: str, sign: Signing, hub: Hub
+    rpms: dict[str, dict[str, Any]], lab: labs.Lab, key_id: str, sign: Signing, hub: Hub
 ) -> Iterator[list[str]]:
     """The samples' signatures and signed copies are away, as of builds that are new; in the end all is signed again."""
-    for name, rpm in rpms.items():
-        if hub("queryRPMSigs", rpm_id=rpm["id"], sigkey=key_id):
-            koji("remove-sig", f"--sigkey={key_id}", name)
+    signed = [rpm["id"] for rpm in rpms.values() if hub("queryRPMSigs", rpm_id=rpm["id"], sigkey=key_id)]
+    admin = lab.need_role("koji.content")
+    admin.run(["/usr/bin/python3", "-c", FORGET, key_id], stdin=json.dumps(signed))
     yield sorted(rpms)
     assert sign(KEY).status == 0
     assert unsigned(sign) == []
@@ -308,7 +319,8 @@ def test_rotation(sign: Signing, rpms: dict[str, dict[str, Any]], lab: labs.Lab,
         new_id = run.result["key_id"]
         listing = sign.host.run([*program, "signed", "--config", path, "--tag", "goose-1", "--json"]).stdout
         for row in json.loads(listing)["builds"].values():
-            assert row["keys"] == {KEY: row["rpms"], new: row["rpms"]}
+            # Earlier runs of these tests may have signed them with keys of theirs.
+            assert row["keys"].items() >= {KEY: row["rpms"], new: row["rpms"]}.items()
         volume = lab.record.root / "volumes/koji"
         nvr = next(iter(rpms.values()))["nvr"]
         both = {path.relative_to(volume).parts for path in volume.glob(f"packages/*/*/*/data/signed/*/*/{nvr}*.rpm")}
