@@ -310,6 +310,43 @@ ROUND = [
         "test $(stat -c %a /var/lib/lookaside/archives) = 777",
         "lookaside-directory--var-lib-lookaside-archives",
     ),
+    # compose: keys, what signs, what makes repositories
+    Damage(
+        "public key removed", "compose",
+        "rm /srv/goose-keys/RPM-GPG-KEY-goose-1",
+        "! test -e /srv/goose-keys/RPM-GPG-KEY-goose-1",
+        "sigul-client-public-goose-1",
+    ),
+    Damage(
+        "secret keys opened to everybody", "compose",
+        "chmod 0755 /var/lib/goose-sign/gnupg",
+        "test $(stat -c %a /var/lib/goose-sign/gnupg) = 755",
+        "sigul-client-directory--var-lib-goose-sign-gnupg",
+    ),
+    Damage(
+        "list of keys emptied", "compose",
+        "echo '{}' >/etc/goose/signing.json",
+        "! /usr/local/lib/goose/signing_key.py list",
+        "sigul-client-config",
+    ),
+    Damage(
+        "timer of signing switched off", "compose",
+        "systemctl disable --now signing-goose-1.timer",
+        "! systemctl is-active signing-goose-1.timer",
+        "sigul-client-timing-goose-1",
+    ),
+    Damage(
+        "repository without its key", "compose",
+        "sed -i '/^keys/d' /etc/mash/goose-1.mash",
+        "! grep -q ^keys /etc/mash/goose-1.mash",
+        "mash-config-goose-1",
+    ),
+    Damage(
+        "unit of a repository removed", "compose",
+        "rm /etc/systemd/system/mash-goose-1.service && systemctl daemon-reload",
+        "! systemctl cat mash-goose-1.service",
+        "mash-service-goose-1",
+    ),
     # what the hub holds
     content("tag deleted", "remove-tag goose-1-testing", "taginfo goose-1-candidate | grep -q testing; test $? = 1",
             "tags"),

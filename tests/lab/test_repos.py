@@ -77,7 +77,8 @@ def test_dnf_installs(repos: list[str], lab: labs.Lab, maker: Host, tmp_path: Pa
     sources.mkdir()
     (sources / f"{NAME}.repo").write_bytes(lab.get(f"https://{maker.fqdn}/repos/{NAME}.repo"))
     root = tmp_path / "root"
-    command = ["dnf", "--assumeyes", f"--installroot={root}", "--releasever=1", "--forcearch=x86_64"]
+    # Debian's dnf has a plug-in with a repository of its own.
+    command = ["dnf", "--noplugins", "--assumeyes", f"--installroot={root}", "--releasever=1", "--forcearch=x86_64"]
     command += [f"--setopt={option}" for option in (
         f"reposdir={sources}", f"sslcacert={lab.ca_path()}", f"cachedir={tmp_path}/cache", "install_weak_deps=False",
         "varsdir=/dev/null", "logdir=/tmp",
