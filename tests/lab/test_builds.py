@@ -138,7 +138,7 @@ def test_no_source_rpm(command: Command, tmp_path: Path) -> None:
     wrong.write_text("no RPM\n")
     done = command("rebuild", str(wrong), check=False)
     assert done.returncode == 2
-    assert "wrong.src.rpm is no source RPM" in done.stderr
+    assert "wrong.src.rpm: It is no RPM, or damaged" in done.stderr
     assert "Traceback" not in done.stderr
     done = command("rebuild", str(tmp_path / "none.src.rpm"), check=False)
     assert done.returncode == 2
