@@ -276,11 +276,12 @@ def test_real_systemd_creds(place: Place, monkeypatch: pytest.MonkeyPatch) -> No
         pytest.skip("systemd-creds is root's, or is not here")
     assert real
     (place.top / "bin" / "systemd-creds").unlink()
-    # A host key of its own, beside that of this machine.
-    monkeypatch.setenv("SYSTEMD_CREDENTIAL_SECRET", str(place.top / "host.key"))
-    assert place.run("create", "one")[1]["created"]
-    sealed = place.credstore / "signing-one"
-    opened = subprocess.run([real, "decrypt", str(sealed), "-"], capture_output=True, check=True).stdout
+    # A host key of its own, beside that of this machine; not on a file system in memory, where none is taken.
+    with tempfile.TemporaryDirectory(dir="/var/tmp") as directory:
+        monkeypatch.setenv("SYSTEMD_CREDENTIAL_SECRET", f"{directory}/host.key")
+        assert place.run("create", "one")[1]["created"]
+        sealed = place.credstore / "signing-one"
+        opened = subprocess.run([real, "decrypt", str(sealed), "-"], capture_output=True, check=True).stdout
     assert len(opened) == 64 and opened not in sealed.read_bytes()
     pair = signing_gpg.need_pair(place.home, signing_key.Config.read(place.top / "signing.json").key("one"))
     signing_gpg.try_passphrase(place.home, pair, signing_key.Passphrase(opened, "the test"))
