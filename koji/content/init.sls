@@ -56,6 +56,9 @@ include:
   - common
   - pki
   - koji.client
+{%- if 'koji.hub' in pillar.get('roles', []) %}
+  - koji.hub
+{%- endif %}
 
 koji-content:
   koji_content.managed:
