@@ -1,13 +1,8 @@
 # Mock: the real one where the platform, or a package repository of the site, has it,
 # else the stand-in.
 {%- from "koji/map.jinja" import koji with context %}
-{%- from "common/map.jinja" import common with context %}
+{%- from "common/map.jinja" import offers with context %}
 {%- set mock = koji.builder.mock %}
-{%- set kind = common.repository_file.kind %}
-{%- set offers = [] %}
-{%- for repo in pillar.get('package_repos', {}).values() if kind in repo %}
-{%- do offers.extend(repo.get('offers', [])) %}
-{%- endfor %}
 
 include:
   - common
