@@ -70,22 +70,22 @@ mash-program-{{ file | replace('/', '-') }}:
 mash-config:
   file.managed:
     - name: {{ mash.config_dir }}/mash.conf
-    - source: salt://mash/files/section.conf.jinja
+    - source: salt://koji/files/sections.conf.jinja
     - template: jinja
     - mode: '0644'
     - makedirs: true
-    - context: {{ {'section': 'defaults', 'values': mash.conf} | tojson }}
+    - context: {{ {'sections': {'defaults': mash.conf}} | tojson }}
 
 {%- for name, repository in mash.repositories | dictsort %}
 
 mash-config-{{ name }}:
   file.managed:
     - name: {{ mash.config_dir }}/{{ name }}.mash
-    - source: salt://mash/files/section.conf.jinja
+    - source: salt://koji/files/sections.conf.jinja
     - template: jinja
     - mode: '0644'
     - makedirs: true
-    - context: {{ {'section': name, 'values': repository.lines} | tojson }}
+    - context: {{ {'sections': {name: repository.lines}} | tojson }}
 
 # What people put into /etc/yum.repos.d.
 mash-client-{{ name }}:

@@ -32,7 +32,7 @@ koji-client-profile:
     - template: jinja
     - mode: '0644'
     - makedirs: true
-    - context: {{ {'profile': pillar['site']['id'], 'options': options} | tojson }}
+    - context: {{ {'profiles': {pillar['site']['id']: options}} | tojson }}
     - require:
       - koji-library-software
 
@@ -43,6 +43,6 @@ koji-client-default:
     - source: salt://koji/client/files/koji.conf.jinja
     - template: jinja
     - mode: '0644'
-    - context: {{ {'profile': 'koji', 'options': options} | tojson }}
+    - context: {{ {'profiles': {'koji': options}} | tojson }}
     - require:
       - koji-library-software

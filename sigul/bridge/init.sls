@@ -113,7 +113,7 @@ sigul-bridge-cert:
 sigul-bridge-koji-{{ name }}:
   file.managed:
     - name: /etc/sigul/koji-{{ name }}.conf
-    - source: salt://sigul/files/koji.conf.jinja
+    - source: salt://koji/client/files/koji.conf.jinja
     - template: jinja
     - user: root
     - group: {{ bridge.group }}

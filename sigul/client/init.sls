@@ -121,7 +121,7 @@ sigul-client-cert:
 sigul-client-koji:
   file.managed:
     - name: {{ signing.koji_file }}
-    - source: salt://sigul/files/koji.conf.jinja
+    - source: salt://koji/client/files/koji.conf.jinja
     - template: jinja
     - mode: '0644'
     - context: {{ {'profiles': profiles} | tojson }}
@@ -149,7 +149,7 @@ sigul-client-config:
 sigul-client-koji-{{ name }}:
   file.managed:
     - name: /etc/goose/signing/koji-{{ name }}.conf
-    - source: salt://sigul/files/koji.conf.jinja
+    - source: salt://koji/client/files/koji.conf.jinja
     - template: jinja
     - mode: '0644'
     - context: {{ {'profiles': {'koji': own}} | tojson }}
