@@ -151,7 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         session = koji_call.connect(server, serverca or "", args.cert)
     except koji_call.Unanswered as error:
         print(f"koji_export.py: {error}", file=sys.stderr)
-        return 3 if "log in" in str(error) else 4
+        return error.status
     except Exception as error:
         print(
             f"koji_export.py: no hub to ask ({error}): give --server, or the --profile of a koji.conf.",

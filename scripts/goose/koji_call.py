@@ -41,9 +41,18 @@ Result = dict[str, Any]
 class Unanswered(Exception):
     """The hub cannot be used, in a sentence; ``later``: waiting may help."""
 
+    status = 4
+    """What a program that has only this to say exits with."""
+
     def __init__(self, sentence: str, later: bool = True) -> None:
         super().__init__(sentence)
         self.later = later
+
+
+class Barred(Unanswered):
+    """The hub answers, and lets nobody in."""
+
+    status = 3
 
 
 def connect(server: str, serverca: str, cert: str | None = None) -> Any:
@@ -54,7 +63,7 @@ def connect(server: str, serverca: str, cert: str | None = None) -> Any:
         cert: path of certificate and key in one PEM file.
 
     Raises:
-        Unanswered: with the reason in a sentence.
+        Unanswered: with the reason in a sentence; `Barred` where the hub refuses ``cert``.
     """
     try:
         koji: Any = importlib.import_module("koji")
@@ -84,7 +93,7 @@ def connect(server: str, serverca: str, cert: str | None = None) -> Any:
         try:
             session.ssl_login(cert, None, serverca)
         except Exception as error:
-            raise Unanswered(f"The hub {server} does not let {cert} log in: {_reason(error)}") from error
+            raise Barred(f"The hub {server} does not let {cert} log in: {_reason(error)}") from error
     return session
 
 

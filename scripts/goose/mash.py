@@ -241,9 +241,7 @@ def _note(report: Report, diff: Diff) -> None:
     report.added, report.removed, report.resigned = diff.added, diff.removed, diff.resigned
 
 
-def compose(
-    site: Site, mash: Mash, session: Any, wishes: Wishes, report: Report, say: Say, show: Show
-) -> None:
+def compose(site: Site, mash: Mash, session: Any, wishes: Wishes, report: Report, show: Show) -> None:
     """Make one repository; ``report`` says what came of it.
 
     Raises:
@@ -256,11 +254,11 @@ def compose(
     published = Published(site.output, mash.published)
     report.path = str(published.link)
     if wishes.explain or wishes.dry_run:
-        _compose(site, mash, session, wishes, published, report, say, show)
+        _compose(site, mash, session, wishes, published, report, show)
         return
     with published.alone():
         published.sweep(mash.keep or site.keep)
-        _compose(site, mash, session, wishes, published, report, say, show)
+        _compose(site, mash, session, wishes, published, report, show)
         published.sweep(mash.keep or site.keep)
 
 
@@ -276,7 +274,6 @@ def _compose(
     wishes: Wishes,
     published: Published,
     report: Report,
-    say: Say,
     show: Show,
 ) -> None:
     event, tag = mash_tag.event_of(session, mash.tag, wishes.event)
@@ -372,14 +369,13 @@ def run(
         if mash.engine == "dist-repo":
             _dist_repo(site, mash, session, wishes, report, say)
         else:
-            compose(site, mash, session, wishes, report, say, show)
+            compose(site, mash, session, wishes, report, show)
     except Failed as error:
         report.status, report.error = error.status, str(error)
     except Running as error:
         report.status, report.error = EXIT_RUNNING, f"{mash.name}: {error}"
     except koji_call.Unanswered as error:
-        report.status = EXIT_AUTH if "log in" in str(error) else EXIT_KOJI
-        report.error = str(error)
+        report.status, report.error = error.status, str(error)
     except KojiError as error:
         report.status, report.error = EXIT_KOJI, str(error)
     except (RecordError, MissingError, PlanError, PublishError, RepodataError, ParentError) as error:

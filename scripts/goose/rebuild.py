@@ -386,8 +386,7 @@ def log_in(profile: str) -> Any:
     try:
         return koji_call.connect(options["server"], serverca, cert)
     except koji_call.Unanswered as error:
-        status = EXIT_AUTHENTICATION if "log in" in str(error) else EXIT_KOJI
-        raise RebuildError(str(error), status) from error
+        raise RebuildError(str(error), error.status) from error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
