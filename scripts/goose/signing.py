@@ -562,9 +562,7 @@ def main(argv: Sequence[str] | None = None, output: TextIO | None = None) -> int
     detail = say if args.verbose else (lambda line: None)
     result = Result(key=args.key)
     try:
-        config = Config.read(args.config)
-        if args.backend:
-            config = dataclasses.replace(config, backend=args.backend)
+        config = Config.read(args.config, args.backend)
         key = config.key(args.key)
         if args.koji:
             key = dataclasses.replace(key, koji=config.instance(args.koji).name)

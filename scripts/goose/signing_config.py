@@ -32,7 +32,7 @@ import re
 import stat
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -101,8 +101,8 @@ class Config:
     path: Path = field(default=CONFIG)
 
     @classmethod
-    def read(cls, path: Path = CONFIG) -> Config:
-        """Read the file at ``path``.
+    def read(cls, path: Path = CONFIG, backend: str | None = None) -> Config:
+        """Read the file at ``path``; ``backend`` instead of the one there, where it is given.
 
         Raises:
             SigningError: (usage) where it is missing, is no JSON, or does not say what it should.
@@ -116,7 +116,8 @@ class Config:
             ) from error
         except ValueError as error:
             raise SigningError(f"{path} is no JSON: {error}.") from error
-        return _parse(data, path)
+        config = _parse(data, path)
+        return replace(config, backend=backend) if backend else config
 
     def key(self, name: str) -> Key:
         """The key called ``name``; `SigningError` (usage) where none is."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import dataclasses
 import json
 import os
 import re
@@ -486,9 +485,7 @@ def main(argv: Sequence[str] | None = None, output: TextIO | None = None, credst
         print(line, file=sys.stderr, flush=True)
 
     try:
-        config = Config.read(args.config)
-        if args.backend:
-            config = dataclasses.replace(config, backend=args.backend)
+        config = Config.read(args.config, args.backend)
         keys = Keys(config, args, say, credstore)
         command: str = args.command
         if command in ("create", "export", "publish", "retire"):
