@@ -28,7 +28,7 @@ import yaml
 from testinfra.backend.base import BaseBackend, CommandResult
 
 from goose.lab import lab as labs
-from goose.lab import record
+from goose.lab import record, seed
 from goose.lab.run import LabError, Progress, wait_for
 
 TREE = Path(__file__).resolve().parents[2]
@@ -192,20 +192,12 @@ class Host:
         """Defaults and platform data of a service, as map.jinja merges them; without the site's pillar."""
         merged: dict[str, Any] = {}
         for name in ("defaults", f"os/{self.platform}"):
-            _merge(merged, yaml.safe_load((TREE / service / f"{name}.yaml").read_text()) or {})
+            merged = seed.merged(merged, yaml.safe_load((TREE / service / f"{name}.yaml").read_text()) or {})
         return merged
 
     def koji(self, *words: str) -> Any:
         """What the hub answers the administrator: ``koji call``, as JSON."""
         return json.loads(self.says("koji", "call", "--json-output", *words))
-
-
-def _merge(into: dict[str, Any], data: dict[str, Any]) -> None:
-    for key, value in data.items():
-        if isinstance(value, dict) and isinstance(into.get(key), dict):
-            _merge(into[key], value)
-        else:
-            into[key] = value
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 import json
+import socketserver
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 SCHEMA_PERMISSIONS = ("admin", "appliance", "dist-repo", "host", "image", "repo", "sign", "tag", "target")
 SCHEMA_CHANNELS = ("default", "createrepo", "maven", "image")
+
+
+@contextmanager
+def answering(server: socketserver.BaseServer) -> Iterator[None]:
+    """``server`` answers, in a thread of its own, for a while."""
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 class Fault(Exception):

@@ -8,7 +8,6 @@ import os
 import re
 import shutil
 import subprocess
-import threading
 import xmlrpc.client
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import koji
+
+from doubles import answering
 
 _HEAD = """\
 %define debug_package %{{nil}}
@@ -399,14 +400,8 @@ def serving(hub: Hub) -> Iterator[str]:
             """Quiet."""
 
     server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with answering(server):
         yield f"http://127.0.0.1:{server.server_port}/kojihub"
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 LIBFOO = Build(

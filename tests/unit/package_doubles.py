@@ -6,12 +6,13 @@ import hashlib
 import http.server
 import re
 import subprocess
-import threading
 import urllib.parse
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from doubles import answering
 
 SPEC = """\
 {epoch}Name: {name}
@@ -160,11 +161,5 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 def serving() -> Iterator[LookasideServer]:
     """A cache that answers, for a while."""
     server = LookasideServer()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with answering(server):
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -26,6 +26,8 @@ from typing import Any
 import koji
 import koji.xmlrpcplus
 
+from doubles import answering
+
 _SPEC = """\
 Name: {name}
 Version: 1.0
@@ -303,14 +305,8 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 def serving(hub: SigningHub, certificate: Path) -> Iterator[HubServer]:
     """The hub, answering for a while."""
     server = HubServer(hub, certificate)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
-    thread.start()
-    try:
+    with answering(server):
         yield server
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def make_certificate(path: Path) -> Path:
