@@ -70,8 +70,9 @@ class Comps:
         Raises:
             GatherError: naming a group that there is not.
         """
-        groups = {group.id: group for group in self.comps.groups}
-        environments = {one.id: one for one in self.comps.environments}
+        here = self.comps.arch_filter([arch])
+        groups = {group.id: group for group in here.groups}
+        environments = {one.id: one for one in here.environments}
         names = list(variant.groups)
         for name in variant.environments:
             if name not in environments:
@@ -87,9 +88,8 @@ class Comps:
                 kind = package.type
                 if kind == self._libcomps.PACKAGE_TYPE_OPTIONAL and not variant.optional:
                     continue
-                if package.requires and package.type == self._libcomps.PACKAGE_TYPE_CONDITIONAL:
-                    continue
-                if package.arches and arch not in list(package.arches):
+                # One that only belongs there where another package is installed, of a language mostly.
+                if kind == self._libcomps.PACKAGE_TYPE_CONDITIONAL:
                     continue
                 found.setdefault(package.name, name)
         return found
