@@ -10,6 +10,7 @@ base:
     - koji_content
     - lookaside
     - scm
+    - pungi
   # From a second pillar root, where there is one: a site's own values, which win,
   # and the secrets of this host alone (secrets/hub_goose_example.sls).
   '{{ opts['id'] }}':

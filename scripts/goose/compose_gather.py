@@ -60,9 +60,13 @@ class Comps:
 
         self._libcomps = libcomps
         self.comps = libcomps.Comps()
-        if text and self.comps.fromxml_str(text) == -1:
-            said = "; ".join(self.comps.get_last_errors()) or "it is no XML"
-            raise GatherError(f"The groups of {where} cannot be parsed: {said.strip()}.")
+        try:
+            read = self.comps.fromxml_str(text) if text else 0
+        except Exception:  # its ParserError stands in no module that can be named
+            read = -1
+        if read == -1:
+            said = " ".join(" ".join(self.comps.get_last_errors()).split()) or "it is no XML"
+            raise GatherError(f"The groups of {where} cannot be parsed: {said}.")
 
     def wanted(self, variant: Variant, arch: str) -> dict[str, str]:
         """Name -> group, of all that the variant's groups and environments have.
@@ -329,8 +333,10 @@ def _close(
                 open_.append((number, dep))
     everything = inside | set(beside)
     broken = []
+    plainly = {number for number, dep in open_ if not sack.text(dep).startswith("(")}
     for number, dep in sorted(open_, key=lambda one: (sack.packages[one[0]].nevra, sack.text(one[1]))):
-        if sack.text(dep).startswith("(") and sack.conditional(number, everything):
+        # Of a package that cannot be installed anyhow the solver tells nothing.
+        if sack.text(dep).startswith("(") and (number in plainly or sack.conditional(number, everything)):
             continue
         left_out = [str(sack.packages[one]) for one in sack.who(dep)]
         broken.append(

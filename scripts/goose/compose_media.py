@@ -24,6 +24,9 @@ from goose.compose_input import Package, sha256
 from goose.compose_tree import About, Image, Layout, checksum_file, discinfo, extra_files, place, repository, treeinfo, within
 
 SECTOR = 2048
+# isomd5sum reads pieces of 32 KiB and keeps sums of 20 parts: of a medium that is too small for these it
+# implants sums that its own check then refuses.
+_SMALL = 2 << 20
 
 
 class MediaError(Exception):
@@ -99,8 +102,8 @@ def _words(label: str, epoch: int, boot: Boot | None) -> list[str]:
 
 
 @contextlib.contextmanager
-def _command(label: str, epoch: int, boot: Boot | None, files: Mapping[str, Path]) -> Iterator[list[str]]:
-    """xorriso's command, as mkisofs, but for the output."""
+def _command(label: str, epoch: int, boot: Boot | None, files: Mapping[str, Path], *ends: str) -> Iterator[list[str]]:
+    """xorriso's command, as mkisofs; ``ends`` says what becomes of the medium."""
     with tempfile.TemporaryDirectory(prefix="compose-") as directory:
         grafts, weights = Path(directory, "grafts"), Path(directory, "weights")
         grafts.write_text("".join(f"/{_quoted(name)}={_quoted(str(path))}\n" for name, path in files.items()), encoding="utf-8")
@@ -108,14 +111,17 @@ def _command(label: str, epoch: int, boot: Boot | None, files: Mapping[str, Path
         weights.write_text(
             "".join(f"{len(files) - number} /{name}\n" for number, name in enumerate(files)), encoding="utf-8"
         )
+        small = sum(path.stat().st_size for path in files.values()) < _SMALL
+        # An option of xorriso's own: behind those that it takes in mkisofs' way.
+        padding = ["--", "-padding", "2m"] if small else []
         yield ["xorriso", "-as", "mkisofs", "-quiet", *_words(label, epoch, boot), "--sort-weight-list", str(weights),
-               "-graft-points", "-path-list", str(grafts)]  # fmt: skip
+               *ends, "-graft-points", "-path-list", str(grafts), *padding]  # fmt: skip
 
 
 def size_of(label: str, epoch: int, boot: Boot | None, files: Mapping[str, Path]) -> int:
     """Bytes that a medium will have."""
-    with _command(label, epoch, boot, files) as words:
-        told = run([*words, "-print-size"], "The medium", {"SOURCE_DATE_EPOCH": str(epoch)})
+    with _command(label, epoch, boot, files, "-print-size") as words:
+        told = run(words, "The medium", {"SOURCE_DATE_EPOCH": str(epoch)})
     found = re.findall(r"[0-9]+", told)
     if not found:
         raise MediaError(f"xorriso did not tell the size of the medium {label}.")
@@ -129,8 +135,8 @@ def write(target: Path, label: str, epoch: int, boot: Boot | None, files: Mappin
         MediaError: where a program fails, the disk being full above all.
     """
     target.parent.mkdir(parents=True, exist_ok=True)
-    with _command(label, epoch, boot, files) as words:
-        run([*words, "-o", str(target)], f"The medium {target.name}", {"SOURCE_DATE_EPOCH": str(epoch)})
+    with _command(label, epoch, boot, files, "-o", str(target)) as words:
+        run(words, f"The medium {target.name}", {"SOURCE_DATE_EPOCH": str(epoch)})
     run(["implantisomd5", str(target)], f"The medium {target.name}")
     told = run(["checkisomd5", "--md5sumonly", str(target)], f"The medium {target.name}")
     found = re.search(r":\s*([0-9a-f]{32})\s*$", told, re.MULTILINE)

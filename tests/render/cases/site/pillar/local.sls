@@ -55,3 +55,21 @@ scm:
     docs/[a-z]+: ['RW+C = @administrators', 'R = @all']
   host_keys: ['ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIC']
   also_allowed: ['svn.example.org:/repos/*:no:']
+
+pungi:
+  name: GoOSe Linux
+  user: mash
+  repositories:
+    - {binary: 'https://mash.example.org/repos/goose/{arch}/os', source: 'https://mash.example.org/repos/goose/source/SRPMS'}
+  sigkeys: [0123abcd]
+  variants:
+    BaseOS: {environments: [minimal-environment], packages: [kernel]}
+    AppStream: {groups: [development], exclude: ['*-debug'], requires: [BaseOS]}
+  isos: [{variants: [BaseOS, AppStream]}]
+  medium: {size: bluray, split: false}
+  sign: [sigul, --batch, sign-text, --output, '{signed}', goose, '{file}']
+  timer: {calendar: 'Mon 02:00', version: '1', stage: testing, release: nightly, publish: true}
+  targets:
+    web: {to: /srv/www/goose}
+    mirror: {to: 'mirror@mirror.example.org:/srv/goose', stages: [Final], options: [--bwlimit=10M]}
+  known_hosts: ['mirror.example.org ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAID']
