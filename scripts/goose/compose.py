@@ -254,7 +254,7 @@ def _by_pungi(program: str, config: Config, release: Release, found: Input, stor
         Image(one["path"], one["path"].partition("/")[0], one["arch"], one["volume_id"] or "", one["size"],
               one["checksums"].get("sha256", ""), one["implant_md5"] or "", one["disc_number"], one["disc_count"],
               one["bootable"], ())
-        for one in compose_pungi.media(made)
+        for one in sorted(compose_pungi.media(made), key=lambda image: (image["arch"] == "src", image["path"]))
     ]  # fmt: skip
     return made, images, config.boot.kind == "lorax"
 
@@ -351,7 +351,7 @@ def _compose(config: Config, release: Release, wishes: Wishes, store: Store, rep
     noted = [{"path": one.path, "sha256": one.sha256, "bytes": one.bytes, "label": one.label} for one in images]
     sizes = {one.path: one.bytes for one in images}
     for path in sorted((made / "compose").rglob("*")):
-        if path.name == "repomd.xml" or path.parent.name == "metadata":
+        if (path.name == "repomd.xml" or path.parent.name == "metadata") and path != made / RECORD:
             sizes[path.relative_to(made / "compose").as_posix()] = path.stat().st_size
     (made / RECORD).write_text(
         json.dumps({"version": _FORMAT, "fingerprint": found.fingerprint, "stage": release.stage, "place": release.place,
