@@ -120,7 +120,9 @@ def read_input(config: Config, release: Release, fetcher: Fetcher, work: Path, s
         found.comps = fetcher.read(_placed(config.comps, config, release, "")).decode("utf-8")
     else:
         own = [one.files["group"] for many in found.binary.values() for one in many if "group" in one.files]
-        own += [one.files["group_gz"] for many in found.binary.values() for one in many if "group_gz" in one.files]
+        own += [
+            one.files["group_gz"] for many in found.binary.values() for one in many if "group_gz" in one.files
+        ]
         found.comps = own[0].read_text(encoding="utf-8") if own else ""
     return found
 
@@ -129,7 +131,9 @@ def _placed(place: str, config: Config, release: Release, arch: str) -> str:
     try:
         return place.format(arch=arch, version=release.version, short=config.short)
     except (KeyError, IndexError, ValueError) as error:
-        raise ConfigError(f"'{place}' has a placeholder that there is not ({error}): use arch, version, short.") from error
+        raise ConfigError(
+            f"'{place}' has a placeholder that there is not ({error}): use arch, version, short."
+        ) from error
 
 
 def _fingerprint(config: Config, release: Release, wishes: Wishes, found: Input, engine: str) -> str:
@@ -141,9 +145,15 @@ def _fingerprint(config: Config, release: Release, wishes: Wishes, found: Input,
             kernels.append(compose_boot.find_kernel(config.boot, config.cache))
             return kernels[-1]
 
-        boot = " ".join(compose_boot.fingerprint(config.boot, arch, kernel) for arch in config.arches if config.isos)
+        boot = " ".join(
+            compose_boot.fingerprint(config.boot, arch, kernel) for arch in config.arches if config.isos
+        )
     # Where it goes and what is kept changes nothing of what comes out.
-    about = {key: value for key, value in dataclasses.asdict(config).items() if key not in ("text", "targets", "keep", "cache", "output", "url")}
+    about = {
+        key: value
+        for key, value in dataclasses.asdict(config).items()
+        if key not in ("text", "targets", "keep", "cache", "output", "url")
+    }
     extra = []
     for name in config.extra_files:
         try:
@@ -151,11 +161,26 @@ def _fingerprint(config: Config, release: Release, wishes: Wishes, found: Input,
         except OSError as error:
             raise ConfigError(f"extra_files names {name}, which cannot be read: {error.strerror}.") from error
     told = json.dumps(
-        [_FORMAT, engine, about, dataclasses.asdict(release), wishes.epoch, wishes.date, wishes.allow_broken, boot, extra,
-         hashlib.sha256(found.comps.encode()).hexdigest(),
-         [one.checksum for many in (*found.binary.values(), found.source, *found.debug.values()) for one in many]],
-        sort_keys=True, default=str,
-    )  # fmt: skip
+        [
+            _FORMAT,
+            engine,
+            about,
+            dataclasses.asdict(release),
+            wishes.epoch,
+            wishes.date,
+            wishes.allow_broken,
+            boot,
+            extra,
+            hashlib.sha256(found.comps.encode()).hexdigest(),
+            [
+                one.checksum
+                for many in (*found.binary.values(), found.source, *found.debug.values())
+                for one in many
+            ],
+        ],
+        sort_keys=True,
+        default=str,
+    )
     return hashlib.sha256(told.encode()).hexdigest()
 
 
@@ -174,20 +199,31 @@ def _boots(about: About, arch: str, members: Mapping[str, Any], work: Path) -> d
         settings = config.boot
         if settings.kind == "lab":
             if arch != "x86_64":
-                raise BootError(f"The lab's own boot media are for x86_64, and the compose is of {arch}: set boot.kind to none or lorax.")
-            found[first] = compose_boot.lab(about.title, label, compose_boot.find_kernel(settings, config.cache), place, about.epoch)
+                raise BootError(
+                    f"The lab's own boot media are for x86_64, and the compose is of {arch}: set boot.kind to none or lorax."
+                )
+            found[first] = compose_boot.lab(
+                about.title, label, compose_boot.find_kernel(settings, config.cache), place, about.epoch
+            )
         elif settings.kind == "tree":
             place.mkdir(parents=True)
-            found[first] = compose_boot.from_tree(Path(_placed(settings.tree, config, about.release, arch)), label, arch, place)
+            found[first] = compose_boot.from_tree(
+                Path(_placed(settings.tree, config, about.release, arch)), label, arch, place
+            )
         else:
             place.mkdir(parents=True)
-            values = {"name": config.name, "version": about.release.version,
-                      "repo": _placed(config.repositories[0].binary, config, about.release, arch)}  # fmt: skip
+            values = {
+                "name": config.name,
+                "version": about.release.version,
+                "repo": _placed(config.repositories[0].binary, config, about.release, arch),
+            }
             found[first] = compose_boot.from_lorax(settings, values, label, arch, place)
     return found
 
 
-def _embedded(config: Config, release: Release, wishes: Wishes, found: Input, compose_id: str, store: Store, show: Show) -> tuple[Path, list[Image], bool]:
+def _embedded(
+    config: Config, release: Release, wishes: Wishes, found: Input, compose_id: str, store: Store, show: Show
+) -> tuple[Path, list[Image], bool]:
     """Compose by the embedded engine, in the staging directory; its directory, media, and whether these install."""
     files = compose_tree.bring_all(found.packages(), config.sigkeys, show)
     epoch = _epoch(wishes, found)
@@ -214,18 +250,40 @@ def _embedded(config: Config, release: Release, wishes: Wishes, found: Input, co
             variants = tuple(one for one in iso.variants if one in gathered.members)
             if iso.variants[0] in variants:
                 images += compose_media.make(
-                    compose_media.Made(about, variants, arch, gathered.members, files, comps, boots_of[arch].get(iso.variants[0])),
-                    config.medium, top, work,
-                )  # fmt: skip
+                    compose_media.Made(
+                        about,
+                        variants,
+                        arch,
+                        gathered.members,
+                        files,
+                        comps,
+                        boots_of[arch].get(iso.variants[0]),
+                    ),
+                    config.medium,
+                    top,
+                    work,
+                )
         if iso.source and any(of_source.get(one) for one in iso.variants):
             images += compose_media.make(
-                compose_media.Made(about, tuple(one for one in iso.variants if of_source.get(one)), "src", of_source, files, None, None),
-                config.medium, top, work,
-            )  # fmt: skip
+                compose_media.Made(
+                    about,
+                    tuple(one for one in iso.variants if of_source.get(one)),
+                    "src",
+                    of_source,
+                    files,
+                    None,
+                    None,
+                ),
+                config.medium,
+                top,
+                work,
+            )
     compose_media.checksums(about, images, top)
     metadata = top / "metadata"
     metadata.mkdir()
-    compose_tree.composeinfo(about, compose_id, found.gathered, images).dump(str(metadata / "composeinfo.json"))
+    compose_tree.composeinfo(about, compose_id, found.gathered, images).dump(
+        str(metadata / "composeinfo.json")
+    )
     compose_tree.rpms(compose_id, found.gathered, files).dump(str(metadata / "rpms.json"))
     compose_tree.images(compose_id, images, top, list(found.gathered)).dump(str(metadata / "images.json"))
     (made / "COMPOSE_ID").write_text(compose_id, encoding="ascii")
@@ -244,18 +302,36 @@ def _epoch(wishes: Wishes, found: Input) -> int:
     return max([315_532_800, *(package.build_time for package in found.packages())])
 
 
-def _by_pungi(program: str, config: Config, release: Release, found: Input, store: Store) -> tuple[Path, list[Image], bool]:
+def _by_pungi(
+    program: str, config: Config, release: Release, found: Input, store: Store
+) -> tuple[Path, list[Image], bool]:
     work = store.staging / "pungi"
     configuration = compose_pungi.render(work / "config", config, release, found.comps)
-    kept = [one.name for one in store.output.iterdir() if one.is_dir() and not one.is_symlink() and not one.name.startswith(".")]
+    kept = [
+        one.name
+        for one in store.output.iterdir()
+        if one.is_dir() and not one.is_symlink() and not one.name.startswith(".")
+    ]
     made = compose_pungi.compose(program, configuration, work / "target", release, kept, work / "log")
     compose_tree.validate(made / "compose")
     images = [
-        Image(one["path"], one["path"].partition("/")[0], one["arch"], one["volume_id"] or "", one["size"],
-              one["checksums"].get("sha256", ""), one["implant_md5"] or "", one["disc_number"], one["disc_count"],
-              one["bootable"], ())
-        for one in sorted(compose_pungi.media(made), key=lambda image: (image["arch"] == "src", image["path"]))
-    ]  # fmt: skip
+        Image(
+            one["path"],
+            one["path"].partition("/")[0],
+            one["arch"],
+            one["volume_id"] or "",
+            one["size"],
+            one["checksums"].get("sha256", ""),
+            one["implant_md5"] or "",
+            one["disc_number"],
+            one["disc_count"],
+            one["bootable"],
+            (),
+        )
+        for one in sorted(
+            compose_pungi.media(made), key=lambda image: (image["arch"] == "src", image["path"])
+        )
+    ]
     return made, images, config.boot.kind == "lorax"
 
 
@@ -264,7 +340,9 @@ def _engine(config: Config, wishes: Wishes, say: Say) -> tuple[str, str]:
     wish = wishes.engine or config.engine
     program = compose_pungi.installed()
     if wish == "pungi" and not program:
-        raise ConfigError("engine is pungi, and pungi-koji is not installed: install it, or choose auto or embedded.")
+        raise ConfigError(
+            "engine is pungi, and pungi-koji is not installed: install it, or choose auto or embedded."
+        )
     if wish == "embedded" or not program:
         say(f"engine: {EMBEDDED if not program else 'embedded, as was asked'}.")
         return "embedded", ""
@@ -277,15 +355,28 @@ def _engine(config: Config, wishes: Wishes, say: Say) -> tuple[str, str]:
 def _note(report: Report, config: Config, store: Store, images: Sequence[Mapping[str, Any]]) -> None:
     top = store.output / report.compose / "compose"
     for image in images:
-        report.isos.append({
-            "path": str(top / image["path"]), "sha256": image["sha256"], "bytes": image["bytes"], "label": image["label"],
-            "url": f"{config.url.rstrip('/')}/{report.compose}/compose/{image['path']}" if config.url else None,
-        })  # fmt: skip
+        report.isos.append(
+            {
+                "path": str(top / image["path"]),
+                "sha256": image["sha256"],
+                "bytes": image["bytes"],
+                "label": image["label"],
+                "url": f"{config.url.rstrip('/')}/{report.compose}/compose/{image['path']}"
+                if config.url
+                else None,
+            }
+        )
     report.iso = report.isos[0] if report.isos else None
     report.path = str(store.output / report.compose)
 
 
-def run(config: Config, release: Release, wishes: Wishes, say: Say = lambda line: None, show: Show = lambda what, number, count: None) -> Report:
+def run(
+    config: Config,
+    release: Release,
+    wishes: Wishes,
+    say: Say = lambda line: None,
+    show: Show = lambda what, number, count: None,
+) -> Report:
     """Compose, where the input is another one than that of a compose which is there.
 
     Raises:
@@ -308,21 +399,35 @@ def run(config: Config, release: Release, wishes: Wishes, say: Say = lambda line
     return report
 
 
-def _compose(config: Config, release: Release, wishes: Wishes, store: Store, report: Report, say: Say, show: Show) -> None:
+def _compose(
+    config: Config, release: Release, wishes: Wishes, store: Store, report: Report, say: Say, show: Show
+) -> None:
     engine, program = _engine(config, wishes, say)
     report.engine = engine
     found = read_input(config, release, Fetcher(config.cache, config.ca), store.staging / "input", show)
     comps = Comps(found.comps, "the repositories")
     for arch in config.arches:
-        gathered = gather(config, arch, found.binary[arch], found.source, found.debug.get(arch, []), comps, wishes.allow_broken)
+        gathered = gather(
+            config,
+            arch,
+            found.binary[arch],
+            found.source,
+            found.debug.get(arch, []),
+            comps,
+            wishes.allow_broken,
+        )
         found.gathered[arch] = gathered
         report.warnings += gathered.warnings
         for variant, packages in gathered.members.items():
             report.variants.setdefault(variant, {})[arch] = {
-                "packages": len(packages), "sources": len(gathered.sources.get(variant, ())), "debug": len(gathered.debug[variant]),
-            }  # fmt: skip
+                "packages": len(packages),
+                "sources": len(gathered.sources.get(variant, ())),
+                "debug": len(gathered.debug[variant]),
+            }
             if not packages:
-                raise GatherError(f"The variant {variant} holds no package for {arch}: mend variants in the configuration.")
+                raise GatherError(
+                    f"The variant {variant} holds no package for {arch}: mend variants in the configuration."
+                )
     for line in report.warnings:
         say(f"warning: {line}")
     found.fingerprint = _fingerprint(config, release, wishes, found, engine)
@@ -334,7 +439,9 @@ def _compose(config: Config, release: Release, wishes: Wishes, store: Store, rep
         if not wishes.dry_run:
             store.point(config.short, release, there.id)
         return
-    date = wishes.date or datetime.fromtimestamp(time.time() if wishes.epoch is None else wishes.epoch, timezone.utc).strftime("%Y%m%d")
+    date = wishes.date or datetime.fromtimestamp(
+        time.time() if wishes.epoch is None else wishes.epoch, timezone.utc
+    ).strftime("%Y%m%d")
     report.compose = store.next_id(config.short, release, date)
     if wishes.dry_run:
         report.result = "would-publish"
@@ -342,23 +449,40 @@ def _compose(config: Config, release: Release, wishes: Wishes, store: Store, rep
     for name in store.links(config.short, release):
         path = store.output / name
         if os.path.lexists(path) and not path.is_symlink():
-            raise StoreError(f"{path} is no link of this program's: move it away; the compose appears there as a link.")
+            raise StoreError(
+                f"{path} is no link of this program's: move it away; the compose appears there as a link."
+            )
     if engine == "pungi":
         made, images, report.installs = _by_pungi(program, config, release, found, store)
         report.compose = made.name
     else:
         made, images, report.installs = _embedded(config, release, wishes, found, report.compose, store, show)
-    noted = [{"path": one.path, "sha256": one.sha256, "bytes": one.bytes, "label": one.label} for one in images]
+    noted = [
+        {"path": one.path, "sha256": one.sha256, "bytes": one.bytes, "label": one.label} for one in images
+    ]
     sizes = {one.path: one.bytes for one in images}
     for path in sorted((made / "compose").rglob("*")):
         if (path.name == "repomd.xml" or path.parent.name == "metadata") and path != made / RECORD:
             sizes[path.relative_to(made / "compose").as_posix()] = path.stat().st_size
     (made / RECORD).write_text(
-        json.dumps({"version": _FORMAT, "fingerprint": found.fingerprint, "stage": release.stage, "place": release.place,
-                    "latest": store.links(config.short, release)[-1], "engine": engine, "installs": report.installs,
-                    "images": noted, "sizes": sizes}, indent=1, sort_keys=True) + "\n",
+        json.dumps(
+            {
+                "version": _FORMAT,
+                "fingerprint": found.fingerprint,
+                "stage": release.stage,
+                "place": release.place,
+                "latest": store.links(config.short, release)[-1],
+                "engine": engine,
+                "installs": report.installs,
+                "images": noted,
+                "sizes": sizes,
+            },
+            indent=1,
+            sort_keys=True,
+        )
+        + "\n",
         encoding="utf-8",
-    )  # fmt: skip
+    )
     _compose_done(config, release, store, report, made)
     report.result = "published"
     _note(report, config, store, noted)
@@ -375,7 +499,11 @@ def _compose_done(config: Config, release: Release, store: Store, report: Report
 
 def lines(report: Report, config: Config) -> Iterator[str]:
     """What a person wants to know of it."""
-    words = {"published": "published", "unchanged": "unchanged, for the same input", "would-publish": "would be published"}
+    words = {
+        "published": "published",
+        "unchanged": "unchanged, for the same input",
+        "would-publish": "would be published",
+    }
     yield f"{report.compose}: {words[report.result]} ({report.engine} engine, {report.seconds} s)"
     for variant, arches in report.variants.items():
         for arch, counts in arches.items():
@@ -409,15 +537,33 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("version", metavar="VERSION", help="the product's version, as in 6.0")
     parser.add_argument("stage", metavar="STAGE", help=f"one of {', '.join(STAGES)}")
-    parser.add_argument("release", metavar="RELEASE", help="as in RC4; Final of the stage Final is what people install")
+    parser.add_argument(
+        "release", metavar="RELEASE", help="as in RC4; Final of the stage Final is what people install"
+    )
     parser.add_argument("--config", type=Path, default=CONFIG, metavar="FILE", help=f"(default: {CONFIG})")
-    parser.add_argument("--label", default="", metavar="L", help="productmd's label (default: Beta RC4 is Beta-1.4)")
-    parser.add_argument("--date", type=_date, metavar="YYYYMMDD", help="the date of the compose and of all in it")
-    parser.add_argument("--engine", choices=("auto", "embedded", "pungi"), default="", help="(default: as the configuration says)")
+    parser.add_argument(
+        "--label", default="", metavar="L", help="productmd's label (default: Beta RC4 is Beta-1.4)"
+    )
+    parser.add_argument(
+        "--date", type=_date, metavar="YYYYMMDD", help="the date of the compose and of all in it"
+    )
+    parser.add_argument(
+        "--engine",
+        choices=("auto", "embedded", "pungi"),
+        default="",
+        help="(default: as the configuration says)",
+    )
     parser.add_argument("--output", type=Path, metavar="DIR", help="in place of the configuration's")
-    parser.add_argument("--allow-broken", action="store_true", help="take packages whose requirements nothing provides")
+    parser.add_argument(
+        "--allow-broken", action="store_true", help="take packages whose requirements nothing provides"
+    )
     parser.add_argument("--force", action="store_true", help="compose again what is there of the same input")
-    parser.add_argument("--pungi-config", type=Path, metavar="DIR", help="write the configuration for pungi-koji there, and do nothing else")
+    parser.add_argument(
+        "--pungi-config",
+        type=Path,
+        metavar="DIR",
+        help="write the configuration for pungi-koji there, and do nothing else",
+    )
     parser.add_argument("--dry-run", action="store_true", help="gather and check, and publish nothing")
     parser.add_argument("--json", action="store_true", help="one object on standard output")
     return parser
@@ -445,7 +591,11 @@ def _status(name: str, failed: list[int]) -> Iterator[None]:
     except ImportError as error:
         tell(f"The Python module {error.name} is missing: apply the state pungi.", EXIT_TOOL)
     except OSError as error:
-        full = " The disk is full: make room, and run it again." if error.errno in (errno.ENOSPC, errno.EDQUOT) else ""
+        full = (
+            " The disk is full: make room, and run it again."
+            if error.errno in (errno.ENOSPC, errno.EDQUOT)
+            else ""
+        )
         tell(f"{error.filename or 'The disk'}: {error.strerror}.{full}", EXIT_TOOL)
     except KeyboardInterrupt:
         tell("Interrupted: nothing was published.", EXIT_PARTLY)
@@ -477,10 +627,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.pungi_config:
             if args.pungi_config.exists():
                 raise ConfigError(f"{args.pungi_config} is there already: name a directory that is not.")
-            comps = Fetcher(config.cache, config.ca).read(_placed(config.comps, config, release, "")).decode() if config.comps else ""
+            comps = (
+                Fetcher(config.cache, config.ca).read(_placed(config.comps, config, release, "")).decode()
+                if config.comps
+                else ""
+            )
             print(compose_pungi.render(args.pungi_config, config, release, comps))
             return EXIT_DONE
-        wishes = Wishes(args.date or "", int(epoch) if epoch else None, args.force, args.allow_broken, args.dry_run, args.engine)
+        wishes = Wishes(
+            args.date or "",
+            int(epoch) if epoch else None,
+            args.force,
+            args.allow_broken,
+            args.dry_run,
+            args.engine,
+        )
         report = run(config, release, wishes, say, show)
         if terminal:
             print("\r\x1b[K", end="", file=sys.stderr, flush=True)

@@ -25,14 +25,41 @@ LDLINUX = ("/usr/lib/syslinux/modules/bios/ldlinux.c32", "/usr/share/syslinux/ld
 MBR = ("/usr/lib/ISOLINUX/isohdpfx.bin", "/usr/share/syslinux/isohdpfx.bin")
 GRUB_DIRECTORIES = ("/usr/lib/grub/x86_64-efi",)
 _GRUB_MODULES = (
-    "all_video", "boot", "configfile", "echo", "fat", "iso9660", "linux", "ls", "normal", "part_gpt", "part_msdos",
-    "reboot", "search", "search_label", "serial", "terminal", "test",
-)  # fmt: skip
+    "all_video",
+    "boot",
+    "configfile",
+    "echo",
+    "fat",
+    "iso9660",
+    "linux",
+    "ls",
+    "normal",
+    "part_gpt",
+    "part_msdos",
+    "reboot",
+    "search",
+    "search_label",
+    "serial",
+    "terminal",
+    "test",
+)
 # What a medium may be in: a drive by IDE, SATA, SCSI, or what qemu calls virtio, or a stick.
 _MODULES = (
-    "isofs", "sr_mod", "sd_mod", "ata_piix", "ata_generic", "ahci", "virtio_pci", "virtio_blk", "virtio_scsi",
-    "usb_storage", "uas", "xhci_pci", "ehci_pci", "uhci_hcd",
-)  # fmt: skip
+    "isofs",
+    "sr_mod",
+    "sd_mod",
+    "ata_piix",
+    "ata_generic",
+    "ahci",
+    "virtio_pci",
+    "virtio_blk",
+    "virtio_scsi",
+    "usb_storage",
+    "uas",
+    "xhci_pci",
+    "ehci_pci",
+    "uhci_hcd",
+)
 # UEFI firmware wants a FAT of this size at least to take it for FAT16.
 _EFI_KIB = 16 * 1024
 
@@ -59,7 +86,14 @@ class Boot:
     @property
     def bios(self) -> str:
         """The El Torito image for BIOS; empty: none."""
-        return next((one for one in ("isolinux/isolinux.bin", "images/eltorito.img") if (self.directory / one).is_file()), "")
+        return next(
+            (
+                one
+                for one in ("isolinux/isolinux.bin", "images/eltorito.img")
+                if (self.directory / one).is_file()
+            ),
+            "",
+        )
 
     @property
     def efi(self) -> str:
@@ -67,14 +101,24 @@ class Boot:
         return "images/efiboot.img" if (self.directory / "images/efiboot.img").is_file() else ""
 
 
-def _run(words: Sequence[str], what: str, cwd: Path | None = None, environment: Mapping[str, str] | None = None) -> str:
+def _run(
+    words: Sequence[str], what: str, cwd: Path | None = None, environment: Mapping[str, str] | None = None
+) -> str:
     try:
         done = subprocess.run(
-            list(words), stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False, cwd=cwd,
+            list(words),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
+            cwd=cwd,
             env={**os.environ, **(environment or {}), "LC_ALL": "C"},
-        )  # fmt: skip
+        )
     except OSError as error:
-        raise BootError(f"{what}: {words[0]} cannot be run ({error.strerror}): apply the state pungi.") from error
+        raise BootError(
+            f"{what}: {words[0]} cannot be run ({error.strerror}): apply the state pungi."
+        ) from error
     if done.returncode:
         said = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
         raise BootError(f"{what}: {words[0]} ended with status {done.returncode}: {said}")
@@ -152,7 +196,9 @@ def from_tree(tree: Path, label: str, arch: str, work: Path, kind: str = "tree")
     _relabel(out, label, work)
     found = Boot(out, kind, images, info.stage2.mainimage or "", bool(info.stage2.mainimage))
     if not found.bios and not found.efi:
-        raise BootError(f"The install tree {tree} has neither isolinux, images/eltorito.img nor images/efiboot.img.")
+        raise BootError(
+            f"The install tree {tree} has neither isolinux, images/eltorito.img nor images/efiboot.img."
+        )
     return found
 
 
@@ -170,7 +216,9 @@ def from_lorax(settings: Settings, values: Mapping[str, str], label: str, arch: 
     try:
         words = [word.format(**names) for word in settings.command]
     except (KeyError, IndexError, ValueError) as error:
-        raise BootError(f"boot.command has a placeholder that there is not ({error}): use {', '.join(names)}.") from error
+        raise BootError(
+            f"boot.command has a placeholder that there is not ({error}): use {', '.join(names)}."
+        ) from error
     _run(words, "Boot media")
     return from_tree(out, label, arch, work, "lorax")
 
@@ -251,7 +299,9 @@ def find_kernel(settings: Settings, cache: Path) -> Kernel:
         _run(["dpkg-deb", "--extract", str(archive), str(partial / "root")], "The kernel")
         root = partial / "root"
         if len(list(root.glob("lib/modules/*"))) != 1 or len(list(root.glob("boot/vmlinuz-*"))) != 1:
-            raise BootError(f"The package {name} does not hold one kernel: name another one in boot.kernel.package.")
+            raise BootError(
+                f"The package {name} does not hold one kernel: name another one in boot.kernel.package."
+            )
         archive.unlink()
         partial.replace(target)
     images, modules_ = list(target.glob("root/boot/vmlinuz-*")), list(target.glob("root/lib/modules/*"))
@@ -314,7 +364,22 @@ def _initramfs(title: str, label: str, kernel: Kernel, work: Path, out: Path, ep
         raise BootError(f"{busybox} is no static busybox: install busybox-static.")
     shutil.copyfile(busybox, root / "bin/busybox")
     (root / "bin/busybox").chmod(0o755)
-    for name in ("sh", "mount", "cat", "printf", "insmod", "seq", "dd", "sed", "usleep", "mkdir", "find", "wc", "tail", "poweroff"):
+    for name in (
+        "sh",
+        "mount",
+        "cat",
+        "printf",
+        "insmod",
+        "seq",
+        "dd",
+        "sed",
+        "usleep",
+        "mkdir",
+        "find",
+        "wc",
+        "tail",
+        "poweroff",
+    ):
         (root / "bin" / name).symlink_to("busybox")
     check = _program("checkisomd5")
     shutil.copyfile(check, root / "bin/checkisomd5")
@@ -338,13 +403,22 @@ def _initramfs(title: str, label: str, kernel: Kernel, work: Path, out: Path, ep
     try:
         packed = subprocess.run(
             ["cpio", "--quiet", "--create", "--format=newc", "--reproducible", "--owner=0:0"],
-            cwd=root, input=listing.encode(), capture_output=True, check=True,
-        ).stdout  # fmt: skip
-        packed = subprocess.run(["gzip", "--no-name", "-6"], input=packed, capture_output=True, check=True).stdout
+            cwd=root,
+            input=listing.encode(),
+            capture_output=True,
+            check=True,
+        ).stdout
+        packed = subprocess.run(
+            ["gzip", "--no-name", "-6"], input=packed, capture_output=True, check=True
+        ).stdout
     except subprocess.CalledProcessError as error:
-        raise BootError(f"The initramfs: {error.cmd[0]} failed: {error.stderr.decode(errors='replace').strip()}") from error
+        raise BootError(
+            f"The initramfs: {error.cmd[0]} failed: {error.stderr.decode(errors='replace').strip()}"
+        ) from error
     except OSError as error:
-        raise BootError(f"The initramfs: {error.filename} cannot be run ({error.strerror}): apply the state pungi.") from error
+        raise BootError(
+            f"The initramfs: {error.filename} cannot be run ({error.strerror}): apply the state pungi."
+        ) from error
     out.write_bytes(packed)
 
 
@@ -353,24 +427,41 @@ def _efi(label: str, work: Path, out: Path, epoch: int) -> None:
     modules = _first(GRUB_DIRECTORIES, "GRUB for UEFI")
     early = work / "early.cfg"
     early.write_text(
-        f"search --no-floppy --set=root --label '{label}'\nset prefix=($root)/EFI/BOOT\nconfigfile ($root)/EFI/BOOT/grub.cfg\n",
+        f"search --no-floppy --set=root --label '{label}'\nset prefix=($root)/EFI/BOOT\nconfigfile"
+        " ($root)/EFI/BOOT/grub.cfg\n",
         encoding="ascii",
     )
     mkimage = next((name for name in ("grub-mkimage", "grub2-mkimage") if shutil.which(name)), "grub-mkimage")
     loader = work / "BOOTX64.EFI"
     _run(
-        [mkimage, "--format=x86_64-efi", f"--directory={modules}", "--prefix=/EFI/BOOT", f"--config={early}", f"--output={loader}",
-         *(name for name in _GRUB_MODULES if (modules / f"{name}.mod").is_file())], "GRUB for UEFI",
-    )  # fmt: skip
+        [
+            mkimage,
+            "--format=x86_64-efi",
+            f"--directory={modules}",
+            "--prefix=/EFI/BOOT",
+            f"--config={early}",
+            f"--output={loader}",
+            *(name for name in _GRUB_MODULES if (modules / f"{name}.mod").is_file()),
+        ],
+        "GRUB for UEFI",
+    )
     os.utime(loader, (epoch, epoch))
     # mtools takes the times of directories from here, and the volume's number is given.
     environment = {"SOURCE_DATE_EPOCH": str(epoch), "TZ": "UTC", "MTOOLS_SKIP_CHECK": "1"}
     number = hashlib.sha256(label.encode()).hexdigest()[:8]
     with out.open("wb") as stream:
         stream.truncate(_EFI_KIB * 1024)
-    _run(["mformat", "-i", str(out), "-N", number, "-v", "GOOSE-EFI", "::"], "The EFI image", environment=environment)
+    _run(
+        ["mformat", "-i", str(out), "-N", number, "-v", "GOOSE-EFI", "::"],
+        "The EFI image",
+        environment=environment,
+    )
     _run(["mmd", "-i", str(out), "::/EFI", "::/EFI/BOOT"], "The EFI image", environment=environment)
-    _run(["mcopy", "-m", "-i", str(out), str(loader), "::/EFI/BOOT/BOOTX64.EFI"], "The EFI image", environment=environment)
+    _run(
+        ["mcopy", "-m", "-i", str(out), str(loader), "::/EFI/BOOT/BOOTX64.EFI"],
+        "The EFI image",
+        environment=environment,
+    )
 
 
 def lab(title: str, label: str, kernel: Kernel, work: Path, epoch: int) -> Boot:
@@ -419,5 +510,7 @@ def fingerprint(settings: Settings, arch: str, find: Callable[[], Kernel]) -> st
         try:
             return f"tree {hashlib.sha256(path.read_bytes()).hexdigest()}"
         except OSError as error:
-            raise BootError(f"{path.parent} is no install tree: {path} cannot be read ({error.strerror}).") from error
+            raise BootError(
+                f"{path.parent} is no install tree: {path} cannot be read ({error.strerror})."
+            ) from error
     return json.dumps([settings.kind, settings.command])

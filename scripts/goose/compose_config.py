@@ -172,7 +172,9 @@ class Release:
     def check(self) -> None:
         """Raise `ConfigError` where it is none."""
         if not _VERSION.fullmatch(self.version):
-            raise ConfigError(f"The version '{self.version}' is none: give numbers with dots, as in 1 or 6.0.")
+            raise ConfigError(
+                f"The version '{self.version}' is none: give numbers with dots, as in 1 or 6.0."
+            )
         if self.stage not in STAGES:
             raise ConfigError(f"The stage '{self.stage}' is none: choose from {', '.join(STAGES)}.")
         if not _RELEASE.fullmatch(self.release):
@@ -180,10 +182,16 @@ class Release:
                 f"The release '{self.release}' is none: give letters, digits and dots, as in RC4 or Final."
             )
         if self.label and self.stage == "testing":
-            raise ConfigError(f"The label '{self.label}' belongs to no stage testing: leave it out, or choose a stage.")
+            raise ConfigError(
+                f"The label '{self.label}' belongs to no stage testing: leave it out, or choose a stage."
+            )
         # productmd.composeinfo.LABEL_NAMES, those that a milestone of this project may have.
-        if self.label and not re.fullmatch(r"(Alpha|Beta|Snapshot|RC|Update|SecurityFix)-[0-9]+\.[0-9]+", self.label):
-            raise ConfigError(f"The label '{self.label}' is none: give one as productmd knows it, as in Beta-1.4 or RC-1.0.")
+        if self.label and not re.fullmatch(
+            r"(Alpha|Beta|Snapshot|RC|Update|SecurityFix)-[0-9]+\.[0-9]+", self.label
+        ):
+            raise ConfigError(
+                f"The label '{self.label}' is none: give one as productmd knows it, as in Beta-1.4 or RC-1.0."
+            )
 
     @property
     def full_label(self) -> str:
@@ -226,10 +234,14 @@ def _of(kind: type[Any], data: Any, where: str, **given: Any) -> dict[str, Any]:
     """The fields of a dataclass in ``data``, each of the kind that its default has."""
     if not isinstance(data, Mapping):
         raise _refuse(where, f"is {json.dumps(data)}: give a map.")
-    fields = {one.name: one for one in dataclasses.fields(kind) if one.name not in given and one.name != "text"}
+    fields = {
+        one.name: one for one in dataclasses.fields(kind) if one.name not in given and one.name != "text"
+    }
     for key in data:
         if key not in fields:
-            raise _refuse(f"{where}.{key}" if where else str(key), f"is no setting: choose from {', '.join(fields)}.")
+            raise _refuse(
+                f"{where}.{key}" if where else str(key), f"is no setting: choose from {', '.join(fields)}."
+            )
     found = dict(given)
     for name, about in fields.items():
         at = f"{where}.{name}" if where else name
@@ -277,15 +289,19 @@ def _variants(data: Mapping[str, Any], arches: Sequence[str]) -> dict[str, Varia
         if not (variant.groups or variant.environments or variant.packages or variant.everything):
             raise _refuse(where, "holds nothing: give groups, environments, packages, or everything: true.")
         if odd := [arch for arch in variant.arches if arch not in arches]:
-            raise _refuse(f"{where}.arches", f"names {', '.join(odd)}, which the compose's arches do not have.")
+            raise _refuse(
+                f"{where}.arches", f"names {', '.join(odd)}, which the compose's arches do not have."
+            )
         found[name] = variant
     if not found:
         raise _refuse("variants", "is empty: name at least one.")
     for name, variant in found.items():
         for other in variant.requires:
             if other not in found:
-                raise _refuse(f"variants.{name}.requires", f"names the variant '{other}', which there is not:"
-                              f" choose from {', '.join(found)}.")  # fmt: skip
+                raise _refuse(
+                    f"variants.{name}.requires",
+                    f"names the variant '{other}', which there is not: choose from {', '.join(found)}.",
+                )
     return _ordered(found)
 
 
@@ -314,7 +330,9 @@ def _boot(data: Any) -> Boot:
     if found.kind not in BOOT_KINDS:
         raise _refuse("boot.kind", f"is '{found.kind}': choose from {', '.join(BOOT_KINDS)}.")
     if found.kind == "tree" and not found.tree:
-        raise _refuse("boot.tree", "is missing: boot.kind is tree, so name the install tree that has the boot media.")
+        raise _refuse(
+            "boot.tree", "is missing: boot.kind is tree, so name the install tree that has the boot media."
+        )
     if found.kind == "lorax" and not any("{out}" in word for word in found.command):
         raise _refuse("boot.command", "lacks {out}, the directory that lorax shall write.")
     if found.kind == "lab" and not found.kernel.package and not (found.kernel.path and found.kernel.modules):
@@ -337,7 +355,9 @@ def parse(data: Any, text: str = "") -> Config:
             raise _refuse(key, f"is '{found[key]}': give {what}.")
     arches = found.get("arches", ("x86_64",))
     if not arches or not all(_ARCH.fullmatch(arch) for arch in arches):
-        raise _refuse("arches", f"is {json.dumps(list(arches))}: name at least one architecture, as in x86_64.")
+        raise _refuse(
+            "arches", f"is {json.dumps(list(arches))}: name at least one architecture, as in x86_64."
+        )
     found["repositories"] = tuple(
         Repository(**_of(Repository, one, f"repositories[{number}]"))
         for number, one in enumerate(_list(found["repositories"], "repositories"))
@@ -348,18 +368,24 @@ def parse(data: Any, text: str = "") -> Config:
         for field_ in dataclasses.fields(Repository):
             place = getattr(one, field_.name)
             if place and not place.startswith(("/", "https://", "http://", "file:///")):
-                raise _refuse(f"repositories[{number}].{field_.name}", f"is '{place}': give an absolute path or a URL.")
+                raise _refuse(
+                    f"repositories[{number}].{field_.name}", f"is '{place}': give an absolute path or a URL."
+                )
     found["variants"] = _variants(_mapping(found["variants"], "variants"), arches)
     found["isos"] = tuple(
-        Iso(**_of(Iso, one, f"isos[{number}]")) for number, one in enumerate(_list(found.get("isos", []), "isos"))
+        Iso(**_of(Iso, one, f"isos[{number}]"))
+        for number, one in enumerate(_list(found.get("isos", []), "isos"))
     )
     for number, iso in enumerate(found["isos"]):
         if not iso.variants:
             raise _refuse(f"isos[{number}].variants", "is empty: name at least one variant.")
         for name in iso.variants:
             if name not in found["variants"]:
-                raise _refuse(f"isos[{number}].variants", f"names the variant '{name}', which there is not:"
-                              f" choose from {', '.join(found['variants'])}.")  # fmt: skip
+                raise _refuse(
+                    f"isos[{number}].variants",
+                    f"names the variant '{name}', which there is not:"
+                    f" choose from {', '.join(found['variants'])}.",
+                )
     if len({iso.variants[0] for iso in found["isos"]}) < len(found["isos"]):
         raise _refuse("isos", "has two media with the same first variant, which both would be called by.")
     medium = dict(_mapping(found.get("medium", {}), "medium"))
@@ -371,8 +397,12 @@ def parse(data: Any, text: str = "") -> Config:
     found["boot"] = _boot(found.get("boot", {}))
     if found.get("engine", "auto") not in ENGINES:
         raise _refuse("engine", f"is '{found['engine']}': choose from {', '.join(ENGINES)}.")
-    if found.get("sign") and not {"{file}", "{signed}"} <= set(re.findall(r"\{\w+\}", " ".join(found["sign"]))):
-        raise _refuse("sign", "must have {file}, the CHECKSUM, and {signed}, the clear-signed one, among its words.")
+    if found.get("sign") and not {"{file}", "{signed}"} <= set(
+        re.findall(r"\{\w+\}", " ".join(found["sign"]))
+    ):
+        raise _refuse(
+            "sign", "must have {file}, the CHECKSUM, and {signed}, the clear-signed one, among its words."
+        )
     for key in found.get("sigkeys", ()):
         if not re.fullmatch(r"[0-9a-fA-F]{8,40}", key):
             raise _refuse("sigkeys", f"names '{key}': give ids of keys, of 8 hexadecimal digits or more.")
@@ -385,9 +415,13 @@ def parse(data: Any, text: str = "") -> Config:
         if not _TARGET.fullmatch(name):
             raise _refuse(f"targets.{name}", "is no name: use letters, digits, dots and hyphens.")
         if target.to.startswith("-") or not (target.to.startswith(("/", "rsync://")) or ":" in target.to):
-            raise _refuse(f"targets.{name}.to", f"is '{target.to}': give a path, USER@HOST:PATH or HOST::MODULE/PATH.")
+            raise _refuse(
+                f"targets.{name}.to", f"is '{target.to}': give a path, USER@HOST:PATH or HOST::MODULE/PATH."
+            )
         if odd := [stage for stage in target.stages if stage not in STAGES]:
-            raise _refuse(f"targets.{name}.stages", f"names {', '.join(odd)}: choose from {', '.join(STAGES)}.")
+            raise _refuse(
+                f"targets.{name}.stages", f"names {', '.join(odd)}: choose from {', '.join(STAGES)}."
+            )
     return Config(**found, text=text)
 
 
@@ -400,7 +434,9 @@ def read(path: Path) -> Config:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read ({error.strerror}): apply the state pungi, or name a file by --config.") from error
+        raise ConfigError(
+            f"{path} cannot be read ({error.strerror}): apply the state pungi, or name a file by --config."
+        ) from error
     try:
         return parse(json.loads(text), text)
     except ValueError as error:

@@ -80,14 +80,18 @@ class Comps:
         names = list(variant.groups)
         for name in variant.environments:
             if name not in environments:
-                raise GatherError(f"The variant {variant.id} wants the environment '{name}', which comps does not have:"
-                                  f" {_choice(environments)}.")  # fmt: skip
+                raise GatherError(
+                    f"The variant {variant.id} wants the environment '{name}', which comps does not have:"
+                    f" {_choice(environments)}."
+                )
             names += [entry.name for entry in environments[name].group_ids]
         found: dict[str, str] = {}
         for name in names:
             if name not in groups:
-                raise GatherError(f"The variant {variant.id} wants the group '{name}', which comps does not have:"
-                                  f" {_choice(groups)}.")  # fmt: skip
+                raise GatherError(
+                    f"The variant {variant.id} wants the group '{name}', which comps does not have:"
+                    f" {_choice(groups)}."
+                )
             for package in groups[name].packages:
                 kind = package.type
                 if kind == self._libcomps.PACKAGE_TYPE_OPTIONAL and not variant.optional:
@@ -184,7 +188,12 @@ class Sack:
     def rank(self, number: int) -> tuple[Any, ...]:
         """A sort key: the better one is less. Architecture, then the newest, then the name."""
         package = self.packages[number]
-        return (self.order.index(package.arch), _Newest(self.pool.id2solvable(number)), package.name, package.pkgid)
+        return (
+            self.order.index(package.arch),
+            _Newest(self.pool.id2solvable(number)),
+            package.name,
+            package.pkgid,
+        )
 
     def requires(self, number: int) -> list[int]:
         """What a package requires, by libsolv's numbers."""
@@ -210,7 +219,9 @@ class Sack:
     def conditional(self, number: int, inside: Collection[int]) -> bool:
         """Whether a package with a rich dependency that nothing provides can be installed among these."""
         # Pseudo packages of libsolv itself (0 and 1) are none.
-        self.pool.set_disabled_list([one.id for one in self.pool.solvables if one.id > 1 and one.id not in inside])
+        self.pool.set_disabled_list(
+            [one.id for one in self.pool.solvables if one.id > 1 and one.id not in inside]
+        )
         job = self.pool.Job(self._solv.Job.SOLVER_INSTALL | self._solv.Job.SOLVER_SOLVABLE, number)
         fits = not self.pool.Solver().solve([job])
         self.pool.set_disabled_list([])
@@ -235,7 +246,9 @@ def _named(sack: Sack, name: str) -> list[int]:
     head, _, arch = name.rpartition(".")
     if head and arch in sack.order:
         found = [numbers for one, numbers in sorted(sack.names.items()) if fnmatch.fnmatchcase(one, head)]
-        return [mine[0] for numbers in found if (mine := [n for n in numbers if sack.packages[n].arch == arch])]
+        return [
+            mine[0] for numbers in found if (mine := [n for n in numbers if sack.packages[n].arch == arch])
+        ]
     if _WILD.search(name):
         return [numbers[0] for one, numbers in sorted(sack.names.items()) if fnmatch.fnmatchcase(one, name)]
     return sack.names.get(name, [])[:1]
@@ -254,9 +267,10 @@ def _twins(sack: Sack, number: int) -> list[int]:
     return [
         other
         for other in sack.names[mine.name]
-        if other != number and (one := sack.packages[other]).arch not in (mine.arch, "noarch")
+        if other != number
+        and (one := sack.packages[other]).arch not in (mine.arch, "noarch")
         and (one.epoch, one.version, one.release) == (mine.epoch, mine.version, mine.release)
-    ]  # fmt: skip
+    ]
 
 
 def _start(sack: Sack, variant: Variant, comps: Comps, found: Gathered) -> dict[int, str]:
@@ -276,7 +290,9 @@ def _start(sack: Sack, variant: Variant, comps: Comps, found: Gathered) -> dict[
         for number in numbers:
             start.setdefault(number, f"group {group}")
     for group, names in missing.items():
-        found.warnings.append(f"{variant.id}: the group {group} names what no repository has: {', '.join(sorted(names))}.")
+        found.warnings.append(
+            f"{variant.id}: the group {group} names what no repository has: {', '.join(sorted(names))}."
+        )
     absent = []
     for name in variant.packages:
         numbers = _named(sack, name)
@@ -289,7 +305,9 @@ def _start(sack: Sack, variant: Variant, comps: Comps, found: Gathered) -> dict[
             f"The variant {variant.id} wants what no repository has for {sack.arch}: {', '.join(absent)}."
             " Mend variants in the configuration, or build them."
         )
-    return {number: why for number, why in start.items() if not _excluded(sack.packages[number], variant.exclude)}
+    return {
+        number: why for number, why in start.items() if not _excluded(sack.packages[number], variant.exclude)
+    }
 
 
 def _close(
@@ -325,8 +343,13 @@ def _close(
                 continue
             free = [one for one in who if not _excluded(sack.packages[one], variant.exclude)]
             # A 32-bit package wants its own kind; what has no architecture, that of the compose.
-            free.sort(key=lambda one: (sack.packages[one].arch not in (mine.arch, "noarch") and mine.arch != "noarch",
-                                       sack.packages[one].name != mine.name, sack.rank(one)))  # fmt: skip
+            free.sort(
+                key=lambda one: (
+                    sack.packages[one].arch not in (mine.arch, "noarch") and mine.arch != "noarch",
+                    sack.packages[one].name != mine.name,
+                    sack.rank(one),
+                )
+            )
             if free:
                 take(free[0], f"{mine} requires {text}")
             elif must:
@@ -341,16 +364,24 @@ def _close(
         left_out = [str(sack.packages[one]) for one in sack.who(dep)]
         broken.append(
             f"{variant.id}: {sack.packages[number]} requires {sack.text(dep)},"
-            + (f" which {', '.join(left_out)} would provide, and `exclude` leaves out." if left_out
-               else " which nothing provides.")  # fmt: skip
+            + (
+                f" which {', '.join(left_out)} would provide, and `exclude` leaves out."
+                if left_out
+                else " which nothing provides."
+            )
         )
     return inside, broken
 
 
 def gather(
-    config: Config, arch: str, binary: Sequence[Loaded], source: Sequence[Loaded], debug: Sequence[Loaded], comps: Comps,
+    config: Config,
+    arch: str,
+    binary: Sequence[Loaded],
+    source: Sequence[Loaded],
+    debug: Sequence[Loaded],
+    comps: Comps,
     allow_broken: bool = False,
-) -> Gathered:  # fmt: skip
+) -> Gathered:
     """What each variant of an architecture holds.
 
     Raises:
@@ -400,7 +431,11 @@ def _sources(found: Gathered, repositories: Sequence[Loaded]) -> None:
     """
     if not repositories:
         return
-    there = {package.file.replace(".nosrc.rpm", ".src.rpm"): package for one in repositories for package in one.packages}
+    there = {
+        package.file.replace(".nosrc.rpm", ".src.rpm"): package
+        for one in repositories
+        for package in one.packages
+    }
     missing: dict[str, str] = {}
     for variant, packages in found.members.items():
         wanted: dict[str, Package] = {}
@@ -413,7 +448,10 @@ def _sources(found: Gathered, repositories: Sequence[Loaded]) -> None:
         found.sources[variant] = sorted(wanted.values(), key=_by_file)
     if missing:
         raise GatherError(
-            "\n".join(f"The source package {name} of {of} is in no source repository." for name, of in sorted(missing.items()))
+            "\n".join(
+                f"The source package {name} of {of} is in no source repository."
+                for name, of in sorted(missing.items())
+            )
         )
 
 
@@ -422,7 +460,8 @@ def _debug(found: Gathered, repositories: Sequence[Loaded], arches: Collection[s
     for variant, members in found.members.items():
         built = {(package.sourcerpm, package.arch) for package in members}
         found.debug[variant] = sorted(
-            (one for one in packages if _DEBUG.search(one.name) and (one.sourcerpm, one.arch) in built), key=_by_file
+            (one for one in packages if _DEBUG.search(one.name) and (one.sourcerpm, one.arch) in built),
+            key=_by_file,
         )
 
 

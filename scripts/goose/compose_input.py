@@ -84,7 +84,9 @@ class Loaded:
 
     def at(self, href: str) -> str:
         """Where a path of the repository is."""
-        return f"{self.base}/{href}" if self.base.startswith("/") else f"{self.base}/{urllib.parse.quote(href)}"
+        return (
+            f"{self.base}/{href}" if self.base.startswith("/") else f"{self.base}/{urllib.parse.quote(href)}"
+        )
 
 
 def sha256(path: Path) -> str:
@@ -140,7 +142,9 @@ class Fetcher:
         try:
             if url.startswith("/"):
                 if _hash(url, kind) != checksum:
-                    raise InputError(f"{what} is damaged: {url} has another {kind} than its repository says. Make the repository again.")
+                    raise InputError(
+                        f"{what} is damaged: {url} has another {kind} than its repository says. Make the repository again."
+                    )
                 return Path(url)
             target = self._cache / "files" / checksum[:2] / f"{checksum}-{url.rpartition('/')[2]}"
             if target.is_file() and _hash(target, kind) == checksum:
@@ -175,9 +179,13 @@ def _unpack(packed: Path, target: Path) -> None:
     if suffix in (".zst", ".zstd"):
         try:
             with target.open("wb") as out:
-                subprocess.run(["zstd", "--quiet", "--decompress", "--stdout", str(packed)], stdout=out, check=True)
+                subprocess.run(
+                    ["zstd", "--quiet", "--decompress", "--stdout", str(packed)], stdout=out, check=True
+                )
         except (OSError, subprocess.CalledProcessError) as error:
-            raise InputError(f"zstd does not unpack {packed} ({error}): install zstd, or make the repository again.") from error
+            raise InputError(
+                f"zstd does not unpack {packed} ({error}): install zstd, or make the repository again."
+            ) from error
         return
     with _OPEN.get(suffix, lambda path: open(path, "rb"))(packed) as stream, target.open("wb") as out:
         shutil.copyfileobj(stream, out, _CHUNK)
@@ -218,7 +226,9 @@ def load(base: str, fetcher: Fetcher, work: Path) -> Loaded:
             raise InputError(f"{url} cannot be unpacked: {error}.") from error
         found.files[record.type] = plain
     if missing := [kind for kind in ("primary", "filelists", "other") if kind not in found.files]:
-        raise InputError(f"{found.base} has no {', '.join(missing)} in its repomd.xml: make the repository again with createrepo_c.")
+        raise InputError(
+            f"{found.base} has no {', '.join(missing)} in its repomd.xml: make the repository again with createrepo_c."
+        )
     found.packages = list(_packages(found))
     return found
 
@@ -245,9 +255,20 @@ def _packages(found: Loaded) -> Iterator[Package]:
         if os.path.isabs(href) or ".." in href.split("/"):
             raise InputError(f"The metadata of {found.base} names {href}, which lies outside of it.")
         yield Package(
-            record.name, record.epoch or "0", record.version, record.release, record.arch, record.pkgId,
-            record.checksum_type, record.size_package, href, record.rpm_sourcerpm or "", record.time_build, record, found,
-        )  # fmt: skip
+            record.name,
+            record.epoch or "0",
+            record.version,
+            record.release,
+            record.arch,
+            record.pkgId,
+            record.checksum_type,
+            record.size_package,
+            href,
+            record.rpm_sourcerpm or "",
+            record.time_build,
+            record,
+            found,
+        )
 
 
 def bring(package: Package) -> Path:

@@ -21,7 +21,18 @@ from goose.compose_boot import MBR, Boot
 from goose.compose_config import Medium
 from goose.compose_gather import Comps
 from goose.compose_input import Package, sha256
-from goose.compose_tree import About, Image, Layout, checksum_file, discinfo, extra_files, place, repository, treeinfo, within
+from goose.compose_tree import (
+    About,
+    Image,
+    Layout,
+    checksum_file,
+    discinfo,
+    extra_files,
+    place,
+    repository,
+    treeinfo,
+    within,
+)
 
 SECTOR = 2048
 # isomd5sum reads pieces of 32 KiB and keeps sums of 20 parts: of a medium that is too small for these it
@@ -41,14 +52,25 @@ def run(words: Sequence[str], what: str, environment: Mapping[str, str] | None =
     """
     try:
         done = subprocess.run(
-            list(words), stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", check=False,
+            list(words),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            check=False,
             env={**os.environ, **(environment or {}), "LC_ALL": "C"},
-        )  # fmt: skip
+        )
     except OSError as error:
-        raise MediaError(f"{what}: {words[0]} cannot be run ({error.strerror}): apply the state pungi.") from error
+        raise MediaError(
+            f"{what}: {words[0]} cannot be run ({error.strerror}): apply the state pungi."
+        ) from error
     if done.returncode:
         lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-        told = [line for line in lines if re.search(r"FAILURE|FATAL|SORRY|ERROR|error", line)] or lines or ["it said nothing"]
+        told = (
+            [line for line in lines if re.search(r"FAILURE|FATAL|SORRY|ERROR|error", line)]
+            or lines
+            or ["it said nothing"]
+        )
         raise MediaError(f"{what}: {words[0]} ended with status {done.returncode}: {told[-1].strip()}")
     return done.stdout
 
@@ -81,18 +103,46 @@ def _quoted(path: str) -> str:
 
 def _words(label: str, epoch: int, boot: Boot | None) -> list[str]:
     stamp = datetime.fromtimestamp(epoch, timezone.utc).strftime("%Y%m%d%H%M%S00")
-    words = ["-iso-level", "3", "-r", "-J", "-joliet-long", "-V", label, f"--modification-date={stamp}",
-             "--set_all_file_dates", stamp]  # fmt: skip
+    words = [
+        "-iso-level",
+        "3",
+        "-r",
+        "-J",
+        "-joliet-long",
+        "-V",
+        label,
+        f"--modification-date={stamp}",
+        "--set_all_file_dates",
+        stamp,
+    ]
     if boot is None:
         return words
     mbr = next((path for path in MBR if os.path.exists(path)), "")
     if boot.bios.startswith("isolinux/"):
         if mbr:
             words += ["-isohybrid-mbr", mbr]
-        words += ["-b", boot.bios, "-c", "isolinux/boot.cat", "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table"]
+        words += [
+            "-b",
+            boot.bios,
+            "-c",
+            "isolinux/boot.cat",
+            "-no-emul-boot",
+            "-boot-load-size",
+            "4",
+            "-boot-info-table",
+        ]
     elif boot.bios:
-        words += ["-b", boot.bios, "-c", "boot.catalog", "-no-emul-boot", "-boot-load-size", "4", "-boot-info-table",
-                  "--grub2-boot-info"]  # fmt: skip
+        words += [
+            "-b",
+            boot.bios,
+            "-c",
+            "boot.catalog",
+            "-no-emul-boot",
+            "-boot-load-size",
+            "4",
+            "-boot-info-table",
+            "--grub2-boot-info",
+        ]
     if boot.efi:
         words += ["-eltorito-alt-boot"] if boot.bios else ["-c", "boot.catalog"]
         words += ["-e", boot.efi, "-no-emul-boot"]
@@ -102,11 +152,16 @@ def _words(label: str, epoch: int, boot: Boot | None) -> list[str]:
 
 
 @contextlib.contextmanager
-def _command(label: str, epoch: int, boot: Boot | None, files: Mapping[str, Path], *ends: str) -> Iterator[list[str]]:
+def _command(
+    label: str, epoch: int, boot: Boot | None, files: Mapping[str, Path], *ends: str
+) -> Iterator[list[str]]:
     """xorriso's command, as mkisofs; ``ends`` says what becomes of the medium."""
     with tempfile.TemporaryDirectory(prefix="compose-") as directory:
         grafts, weights = Path(directory, "grafts"), Path(directory, "weights")
-        grafts.write_text("".join(f"/{_quoted(name)}={_quoted(str(path))}\n" for name, path in files.items()), encoding="utf-8")
+        grafts.write_text(
+            "".join(f"/{_quoted(name)}={_quoted(str(path))}\n" for name, path in files.items()),
+            encoding="utf-8",
+        )
         # By its inode is how xorriso would otherwise place a file.
         weights.write_text(
             "".join(f"{len(files) - number} /{name}\n" for number, name in enumerate(files)), encoding="utf-8"
@@ -114,8 +169,20 @@ def _command(label: str, epoch: int, boot: Boot | None, files: Mapping[str, Path
         small = sum(path.stat().st_size for path in files.values()) < _SMALL
         # An option of xorriso's own: behind those that it takes in mkisofs' way.
         padding = ["--", "-padding", "2m"] if small else []
-        yield ["xorriso", "-as", "mkisofs", "-quiet", *_words(label, epoch, boot), "--sort-weight-list", str(weights),
-               *ends, "-graft-points", "-path-list", str(grafts), *padding]  # fmt: skip
+        yield [
+            "xorriso",
+            "-as",
+            "mkisofs",
+            "-quiet",
+            *_words(label, epoch, boot),
+            "--sort-weight-list",
+            str(weights),
+            *ends,
+            "-graft-points",
+            "-path-list",
+            str(grafts),
+            *padding,
+        ]
 
 
 def size_of(label: str, epoch: int, boot: Boot | None, files: Mapping[str, Path]) -> int:
@@ -206,7 +273,9 @@ def _split(made: Made, base: int, largest: int) -> list[dict[str, list[Package]]
         for package in made.packages[variant]:
             size = -(-package.size // SECTOR) * SECTOR + each
             if size > largest - 4 * 1024 * 1024:
-                raise MediaError(f"{package} has {package.size} bytes, more than a whole medium: raise medium.size.")
+                raise MediaError(
+                    f"{package} has {package.size} bytes, more than a whole medium: raise medium.size."
+                )
             if size > room:
                 discs.append({})
                 room = largest - 4 * 1024 * 1024
@@ -258,16 +327,31 @@ def make(made: Made, medium: Medium, top: Path, work: Path) -> list[Image]:
             _tree(made, tree, packages, (number, len(discs)))
         boot = made.boot if number == 1 else None
         label = made.about.label(first, made.arch, disc)
-        path = directory / made.about.file_name(f"{first}-{made.arch}" if len(made.about.config.isos) > 1 else made.arch, "dvd", disc)
+        path = directory / made.about.file_name(
+            f"{first}-{made.arch}" if len(made.about.config.isos) > 1 else made.arch, "dvd", disc
+        )
         files = content(tree)
         if disc and (size := size_of(label, epoch, boot, files)) > medium.size:
-            raise MediaError(f"The disc {number} of {label} would have {size} bytes, and medium.size is {medium.size}: raise it a little.")
+            raise MediaError(
+                f"The disc {number} of {label} would have {size} bytes, and medium.size is {medium.size}: raise it a little."
+            )
         implanted = write(path, label, epoch, boot, files)
         shutil.rmtree(tree)
-        images.append(Image(
-            path.relative_to(top).as_posix(), first, made.arch, label, path.stat().st_size, sha256(path), implanted,
-            number, len(discs), boot is not None, tuple(packages),
-        ))  # fmt: skip
+        images.append(
+            Image(
+                path.relative_to(top).as_posix(),
+                first,
+                made.arch,
+                label,
+                path.stat().st_size,
+                sha256(path),
+                implanted,
+                number,
+                len(discs),
+                boot is not None,
+                tuple(packages),
+            )
+        )
     return images
 
 
@@ -280,7 +364,11 @@ def checksums(about: About, images: Sequence[Image], top: Path) -> list[str]:
     made = []
     for directory in sorted({image.path.rpartition("/")[0] for image in images}):
         mine = [image for image in images if image.path.rpartition("/")[0] == directory]
-        path = top / directory / f"{about.config.name.replace(' ', '-')}-{about.release.words}-{mine[0].arch}-CHECKSUM"
+        path = (
+            top
+            / directory
+            / f"{about.config.name.replace(' ', '-')}-{about.release.words}-{mine[0].arch}-CHECKSUM"
+        )
         text = checksum_file([(image.path.rpartition("/")[2], image.bytes, image.sha256) for image in mine])
         path.write_text(text, encoding="ascii")
         if about.config.sign:
@@ -301,7 +389,9 @@ def sign(path: Path, command: Sequence[str], text: str) -> None:
     try:
         told = signed.read_text(encoding="utf-8")
     except OSError as error:
-        raise MediaError(f"The signature of {path.name}: {words[0]} made no {{signed}}: {error.strerror}.") from error
+        raise MediaError(
+            f"The signature of {path.name}: {words[0]} made no {{signed}}: {error.strerror}."
+        ) from error
     if not told.startswith("-----BEGIN PGP SIGNED MESSAGE-----") or text.strip() not in told:
         raise MediaError(f"The signature of {path.name}: what {words[0]} made is no clear-signed copy of it.")
     signed.chmod(0o644)

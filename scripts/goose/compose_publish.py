@@ -26,7 +26,15 @@ from goose.compose_input import InputError, sha256
 from goose.compose_store import Compose, Running, Store, StoreError, locked
 
 # Tells of other files: sent when these are there.
-LAST = ("/compose/metadata", "repomd.xml", "repomd.xml.asc", ".treeinfo", "*-CHECKSUM", "/COMPOSE_ID", "/STATUS")
+LAST = (
+    "/compose/metadata",
+    "repomd.xml",
+    "repomd.xml.asc",
+    ".treeinfo",
+    "*-CHECKSUM",
+    "/COMPOSE_ID",
+    "/STATUS",
+)
 # rsync(1), EXIT VALUES: what another try may mend.
 _AGAIN = {10, 12, 30, 35, 255}
 _TRIES = 3
@@ -98,12 +106,17 @@ def check(compose: Compose) -> None:
     if not status.is_file() or status.read_text(encoding="utf-8").strip() != "FINISHED":
         raise InputError(f"{compose.path} is not finished: compose it again.")
     if not compose.whole():
-        raise InputError(f"{compose.path} is damaged: a file is missing or has another size than was noted. Compose it again with --force.")
+        raise InputError(
+            f"{compose.path} is damaged: a file is missing or has another size than was noted. Compose it"
+            " again with --force."
+        )
     compose_tree.validate(compose.path / "compose")
     for image in compose.record["images"]:
         path = compose.path / "compose" / image["path"]
         if sha256(path) != image["sha256"]:
-            raise InputError(f"{path} is damaged: it has another sha256 than was noted. Compose it again with --force.")
+            raise InputError(
+                f"{path} is damaged: it has another sha256 than was noted. Compose it again with --force."
+            )
 
 
 def _remote(target: Target) -> bool:
@@ -116,16 +129,30 @@ def rsync(words: Sequence[str], target: Target, say: Say, sleep: Callable[[float
     Raises:
         PublishError: where it fails.
     """
-    command = ["rsync", "--archive", "--hard-links", "--no-owner", "--no-group", "--chmod=Dgo=rx,Fgo=r",
-               "--partial-dir=.rsync-partial", "--timeout=300", "--out-format=%i %l %n"]  # fmt: skip
+    command = [
+        "rsync",
+        "--archive",
+        "--hard-links",
+        "--no-owner",
+        "--no-group",
+        "--chmod=Dgo=rx,Fgo=r",
+        "--partial-dir=.rsync-partial",
+        "--timeout=300",
+        "--out-format=%i %l %n",
+    ]
     if re.match(r"[^/:]+:(?!:)", target.to):
         command += ["--rsh=ssh -o BatchMode=yes -o ServerAliveInterval=30"]
     for attempt in range(1, _TRIES + 1):
         try:
             done = subprocess.run(
-                [*command, *target.options, *words], stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace",
-                check=False, env={**os.environ, "LC_ALL": "C"},
-            )  # fmt: skip
+                [*command, *target.options, *words],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                text=True,
+                errors="replace",
+                check=False,
+                env={**os.environ, "LC_ALL": "C"},
+            )
         except OSError as error:
             raise PublishError(f"rsync cannot be run ({error.strerror}): apply the state pungi.") from error
         if done.returncode == 0:
@@ -187,7 +214,9 @@ def _send(store: Store, compose: Compose, target: Target, dry_run: bool, sent: S
             sent.links.append(link)
 
 
-def run(config: Config, name: str, targets: Sequence[str], dry_run: bool, say: Say = lambda line: None) -> Report:
+def run(
+    config: Config, name: str, targets: Sequence[str], dry_run: bool, say: Say = lambda line: None
+) -> Report:
     """Hand a compose to targets, those of its stage where none is named.
 
     Raises:
@@ -196,12 +225,17 @@ def run(config: Config, name: str, targets: Sequence[str], dry_run: bool, say: S
     """
     store = Store(config.output)
     if unknown := [one for one in targets if one not in config.targets]:
-        raise ConfigError(f"There is no target {', '.join(unknown)}: choose from {', '.join(config.targets) or 'none, for targets is empty'}.")
+        raise ConfigError(
+            f"There is no target {', '.join(unknown)}: choose from"
+            f" {', '.join(config.targets) or 'none, for targets is empty'}."
+        )
     compose = find(store, name)
     stage = compose.record.get("stage", "")
     wanted = list(targets) or [one for one, about in config.targets.items() if stage in about.stages]
     if refused := [one for one in targets if stage not in config.targets[one].stages]:
-        raise ConfigError(f"{compose.id} is of the stage {stage}, which the target {', '.join(refused)} does not take.")
+        raise ConfigError(
+            f"{compose.id} is of the stage {stage}, which the target {', '.join(refused)} does not take."
+        )
     if not wanted:
         raise ConfigError(f"No target takes composes of the stage {stage}: name one in targets.")
     report = Report(compose.id)
@@ -219,8 +253,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Hand a finished compose to the web server and to mirrors, its metadata and links last.",
         epilog="Exit status: 0 all targets have it, 1 some do not, 2 usage, 5 the compose is damaged, 75 already running.",
     )
-    parser.add_argument("compose", metavar="COMPOSE", help="its id, or a link such as 6.0/Beta-RC4 or latest-goose-6.0")
-    parser.add_argument("--target", action="append", default=[], metavar="NAME", help="may be repeated (default: all that take the stage)")
+    parser.add_argument(
+        "compose", metavar="COMPOSE", help="its id, or a link such as 6.0/Beta-RC4 or latest-goose-6.0"
+    )
+    parser.add_argument(
+        "--target",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="may be repeated (default: all that take the stage)",
+    )
     parser.add_argument("--config", type=Path, default=CONFIG, metavar="FILE", help=f"(default: {CONFIG})")
     parser.add_argument("--dry-run", action="store_true", help="say what would be sent")
     parser.add_argument("--json", action="store_true", help="one object on standard output")
@@ -249,8 +291,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             print(json.dumps(told_))
         else:
             for one in report.targets:
-                print(f"{report.compose}: {one.target} ({one.to}): {one.result}, {one.files} files, {one.bytes / 1e6:.1f} MB"
-                      + (f": {one.error}" if one.error else ""))  # fmt: skip
+                print(
+                    f"{report.compose}: {one.target} ({one.to}): {one.result}, {one.files} files, {one.bytes / 1e6:.1f} MB"
+                    + (f": {one.error}" if one.error else "")
+                )
         return report.status
     print(f"publish_compose.py: {told}", file=sys.stderr)
     return status

@@ -30,18 +30,27 @@ def refuse(config: Config) -> list[str]:
     """What the configuration wants and pungi does not do, in sentences."""
     said = []
     if config.boot.kind in ("lab", "tree"):
-        said.append(f"boot.kind is {config.boot.kind}, and pungi-koji takes boot media from lorax alone: choose lorax or none.")
+        said.append(
+            f"boot.kind is {config.boot.kind}, and pungi-koji takes boot media from lorax alone: choose lorax or none."
+        )
     if config.medium.size and not config.medium.split:
-        said.append("medium.size without medium.split is unknown to pungi-koji, which splits whatever is larger.")
+        said.append(
+            "medium.size without medium.split is unknown to pungi-koji, which splits whatever is larger."
+        )
     return said
 
 
 def variants_xml(config: Config, arches: Sequence[str]) -> str:
     """The variants file. A list of packages has no place in it: that is `additional_packages`."""
-    lines = ['<?xml version="1.0" encoding="UTF-8"?>',
-             '<!DOCTYPE variants PUBLIC "-//Red Hat, Inc.//DTD Variants info//EN" "variants2.dtd">', "<variants>"]  # fmt: skip
+    lines = [
+        '<?xml version="1.0" encoding="UTF-8"?>',
+        '<!DOCTYPE variants PUBLIC "-//Red Hat, Inc.//DTD Variants info//EN" "variants2.dtd">',
+        "<variants>",
+    ]
     for one in config.variants.values():
-        lines.append(f"  <variant id={quoteattr(one.id)} name={quoteattr(one.name or one.id)} type=\"variant\">")
+        lines.append(
+            f'  <variant id={quoteattr(one.id)} name={quoteattr(one.name or one.id)} type="variant">'
+        )
         lines.append("    <arches>")
         lines += [f"      <arch>{arch}</arch>" for arch in arches if not one.arches or arch in one.arches]
         lines.append("    </arches>")
@@ -56,7 +65,9 @@ def variants_xml(config: Config, arches: Sequence[str]) -> str:
     return "\n".join([*lines, "</variants>", ""])
 
 
-def settings(config: Config, release: Release, arches: Sequence[str], repositories: dict[str, list[str]], comps: bool) -> dict[str, Any]:
+def settings(
+    config: Config, release: Release, arches: Sequence[str], repositories: dict[str, list[str]], comps: bool
+) -> dict[str, Any]:
     """pungi's configuration, key by key."""
     found: dict[str, Any] = {
         "release_name": config.name,
@@ -85,8 +96,12 @@ def settings(config: Config, release: Release, arches: Sequence[str], repositori
             for one in config.variants.values()
             if one.packages or one.everything
         ],
-        "filter_packages": [(f"^{one.id}$", {"*": list(one.exclude)}) for one in config.variants.values() if one.exclude],
-        "variant_as_lookaside": [(one.id, other) for one in config.variants.values() for other in one.requires],
+        "filter_packages": [
+            (f"^{one.id}$", {"*": list(one.exclude)}) for one in config.variants.values() if one.exclude
+        ],
+        "variant_as_lookaside": [
+            (one.id, other) for one in config.variants.values() for other in one.requires
+        ],
         "createiso_skip": [
             (f"^{one.id}$", {"*": True, "src": True})
             for one in config.variants.values()
@@ -110,24 +125,34 @@ def render(directory: Path, config: Config, release: Release, comps: str) -> Pat
     directory.mkdir(parents=True)
     values = {"short": config.short, "version": release.version}
     repositories = {
-        arch: list(dict.fromkeys(
-            place.format(arch=arch, **values) for one in config.repositories for place in (one.binary, one.source, one.debug) if place
-        ))
+        arch: list(
+            dict.fromkeys(
+                place.format(arch=arch, **values)
+                for one in config.repositories
+                for place in (one.binary, one.source, one.debug)
+                if place
+            )
+        )
         for arch in config.arches
-    }  # fmt: skip
+    }
     (directory / "variants.xml").write_text(variants_xml(config, config.arches), encoding="utf-8")
     if comps:
         (directory / "comps.xml").write_text(comps, encoding="utf-8")
     told = settings(config, release, config.arches, repositories, bool(comps))
     path = directory / "pungi.conf"
     path.write_text(
-        "".join(f"{key} = {pprint.pformat(value, width=110, sort_dicts=True)}\n" for key, value in sorted(told.items())),
+        "".join(
+            f"{key} = {pprint.pformat(value, width=110, sort_dicts=True)}\n"
+            for key, value in sorted(told.items())
+        ),
         encoding="utf-8",
     )
     return path
 
 
-def compose(program: str, configuration: Path, target: Path, release: Release, taken: Sequence[str], log: Path) -> Path:
+def compose(
+    program: str, configuration: Path, target: Path, release: Release, taken: Sequence[str], log: Path
+) -> Path:
     """Run pungi-koji; the directory of its compose.
 
     Args:
@@ -144,15 +169,22 @@ def compose(program: str, configuration: Path, target: Path, release: Release, t
     words += ["--test"] if release.stage == "testing" else ["--production", f"--label={release.full_label}"]
     with log.open("wb") as stream:
         try:
-            done = subprocess.run(words, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, check=False)
+            done = subprocess.run(
+                words, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, check=False
+            )
         except OSError as error:
             raise PungiError(f"{program} cannot be run: {error.strerror}.") from error
     found = [path for path in target.iterdir() if path.is_dir() and path.name not in taken]
-    status = (found[0] / "STATUS").read_text(encoding="utf-8").strip() if found and (found[0] / "STATUS").is_file() else ""
+    status = (
+        (found[0] / "STATUS").read_text(encoding="utf-8").strip()
+        if found and (found[0] / "STATUS").is_file()
+        else ""
+    )
     if done.returncode or len(found) != 1 or status != "FINISHED":
         said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-8:]
         raise PungiError(
-            f"{program} ended with status {done.returncode} and the compose {status or 'unmade'}:\n" + "\n".join(said)
+            f"{program} ended with status {done.returncode} and the compose {status or 'unmade'}:\n"
+            + "\n".join(said)
         )
     for name in taken:
         (target / name).rmdir()

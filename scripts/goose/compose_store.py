@@ -49,7 +49,9 @@ def locked(path: Path, what: str) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = path.open("a")
     except OSError as error:
-        raise StoreError(f"{path} cannot be written ({error.strerror}): run this as the user of the state pungi, or as root.") from error
+        raise StoreError(
+            f"{path} cannot be written ({error.strerror}): run this as the user of the state pungi, or as root."
+        ) from error
     with stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -74,7 +76,10 @@ class Compose:
     def whole(self) -> bool:
         """Whether its media and metadata are on the disk with the sizes that were noted."""
         try:
-            return all(os.stat(self.path / "compose" / name).st_size == size for name, size in self.record["sizes"].items())
+            return all(
+                os.stat(self.path / "compose" / name).st_size == size
+                for name, size in self.record["sizes"].items()
+            )
         except (OSError, KeyError, AttributeError, TypeError):
             return False
 
@@ -98,14 +103,18 @@ class Store:
 
     def same(self, fingerprint: str) -> Compose | None:
         """A whole compose of the same input."""
-        found = [one for one in self.composes() if one.record.get("fingerprint") == fingerprint and one.whole()]
+        found = [
+            one for one in self.composes() if one.record.get("fingerprint") == fingerprint and one.whole()
+        ]
         return found[-1] if found else None
 
     def next_id(self, short: str, release: Release, date: str) -> str:
         """An id that is free, as productmd makes them: SHORT-VERSION-DATE[.t].RESPIN."""
         kind = ".t" if release.stage == "testing" else ""
         stem = f"{short}-{release.version}-{date}{kind}."
-        taken = [path.name[len(stem) :] for path in self.output.glob(f"{stem}*")] if self.output.is_dir() else []
+        taken = (
+            [path.name[len(stem) :] for path in self.output.glob(f"{stem}*")] if self.output.is_dir() else []
+        )
         return f"{stem}{max((int(one) for one in taken if one.isdigit()), default=-1) + 1}"
 
     def sweep(self) -> None:
@@ -126,7 +135,9 @@ class Store:
             # The whole file system at once: a flush for each of thousands of files takes minutes.
             subprocess.run(["sync", "--file-system", str(staging)], check=True, capture_output=True)
         except subprocess.CalledProcessError as error:
-            raise StoreError(f"{staging} could not be flushed to the disk: {error.stderr.decode().strip()}") from error
+            raise StoreError(
+                f"{staging} could not be flushed to the disk: {error.stderr.decode().strip()}"
+            ) from error
         target = self.output / compose_id
         staging.rename(target)
         _sync(self.output)
@@ -134,14 +145,18 @@ class Store:
 
     def links(self, short: str, release: Release) -> list[str]:
         """The links that lead to a compose, the latest one last."""
-        latest = f"latest-{short}-{release.version}" + ("" if release.stage == "Final" and release.final else f"-{release.stage}")
+        latest = f"latest-{short}-{release.version}" + (
+            "" if release.stage == "Final" and release.final else f"-{release.stage}"
+        )
         return [release.place, latest]
 
     def link(self, name: str, compose_id: str, within: str = "") -> None:
         """Move a link to a compose, by rename."""
         path = self.output / name
         if os.path.lexists(path) and not path.is_symlink():
-            raise StoreError(f"{path} is no link of this program's: move it away; the compose appears there as a link.")
+            raise StoreError(
+                f"{path} is no link of this program's: move it away; the compose appears there as a link."
+            )
         target = "../" * name.count("/") + compose_id + within
         if path.is_symlink() and os.readlink(path) == target:
             return
@@ -160,9 +175,18 @@ class Store:
 
     def linked(self) -> set[str]:
         """The ids of composes that links lead to."""
-        found = set()
-        for top in (self.output, *(path for path in self.output.iterdir() if path.is_dir() and not path.is_symlink()
-                                   and not path.name.startswith(".") and not _ID.fullmatch(path.name))):  # fmt: skip
+        found: set[str] = set()
+        for top in (
+            self.output,
+            *(
+                path
+                for path in self.output.iterdir()
+                if path.is_dir()
+                and not path.is_symlink()
+                and not path.name.startswith(".")
+                and not _ID.fullmatch(path.name)
+            ),
+        ):
             for path in top.iterdir():
                 if path.is_symlink():
                     found.update(part for part in Path(os.readlink(path)).parts if _ID.fullmatch(part))
@@ -173,7 +197,9 @@ class Store:
         if not keep:
             return []
         linked = self.linked()
-        loose = [one for one in self.composes() if one.record.get("stage") == "testing" and one.id not in linked]
+        loose = [
+            one for one in self.composes() if one.record.get("stage") == "testing" and one.id not in linked
+        ]
         gone = loose[: max(0, len(loose) - keep)]
         for one in gone:
             # By another name first: half a compose must not look like one.

@@ -48,19 +48,32 @@ class About:
             ValueError: where there is none that is short enough.
         """
         disc = f"-{number}" if number else ""
-        short = self.release.words.replace("-testing-", "-t").replace("-Alpha-", "-a").replace("-Beta-", "-b").replace("-Final-", "-")
+        short = (
+            self.release.words.replace("-testing-", "-t")
+            .replace("-Alpha-", "-a")
+            .replace("-Beta-", "-b")
+            .replace("-Final-", "-")
+        )
         multi = f"-{variant}" if len(self.config.isos) > 1 else ""
-        arches = (arch, arch.replace("_", ""), {"x86_64": "x64", "aarch64": "a64", "ppc64le": "p64", "src": "src"}.get(arch, arch))
+        arches = (
+            arch,
+            arch.replace("_", ""),
+            {"x86_64": "x64", "aarch64": "a64", "ppc64le": "p64", "src": "src"}.get(arch, arch),
+        )
         for name in (self.config.name.replace(" ", ""), self.config.short):
             for words in (self.release.words, short):
                 for word in arches:
                     label = f"{name}-{words}{multi}-{word}{disc}"
                     if len(label) <= 32:
                         return label
-        raise ValueError(f"no volume label of 32 characters can be made of {label}: shorten `short` in the configuration, or the release")
+        raise ValueError(
+            f"no volume label of 32 characters can be made of {label}: shorten `short` in the configuration, or the release"
+        )
 
 
-def bring_all(packages: Iterable[Package], sigkeys: Sequence[str], show: Show) -> dict[Package, tuple[Path, str]]:
+def bring_all(
+    packages: Iterable[Package], sigkeys: Sequence[str], show: Show
+) -> dict[Package, tuple[Path, str]]:
     """The file of each package, its checksum seen, and the key that signed it.
 
     Raises:
@@ -109,7 +122,13 @@ def within(package: Package) -> str:
     return f"Packages/{package.file[0].lower()}/{package.file}"
 
 
-def repository(directory: Path, packages: Sequence[Package], comps: str, epoch: int, places: Callable[[Package], str] = within) -> None:
+def repository(
+    directory: Path,
+    packages: Sequence[Package],
+    comps: str,
+    epoch: int,
+    places: Callable[[Package], str] = within,
+) -> None:
     """Make ``directory``/repodata of the records that the input repositories have."""
     import createrepo_c
 
@@ -149,7 +168,12 @@ def repository(directory: Path, packages: Sequence[Package], comps: str, epoch: 
 
 
 def treeinfo(
-    about: About, arch: str, parts: Mapping[str, str], boot: Boot | None, top: Path, disc: tuple[int, int] = (1, 1)
+    about: About,
+    arch: str,
+    parts: Mapping[str, str],
+    boot: Boot | None,
+    top: Path,
+    disc: tuple[int, int] = (1, 1),
 ) -> Any:
     """A `.treeinfo`.
 
@@ -246,9 +270,15 @@ class Layout:
 
 
 def trees(
-    about: About, top: Path, arch: str, found: Gathered, files: Mapping[Package, tuple[Path, str]], comps: Comps,
-    boots: Mapping[str, Boot], show: Show,
-) -> None:  # fmt: skip
+    about: About,
+    top: Path,
+    arch: str,
+    found: Gathered,
+    files: Mapping[Package, tuple[Path, str]],
+    comps: Comps,
+    boots: Mapping[str, Boot],
+    show: Show,
+) -> None:
     """Make the trees of an architecture below ``top``, but for those of source packages."""
     for number, (variant, packages) in enumerate(found.members.items(), 1):
         show("trees", number, len(found.members))
@@ -272,7 +302,12 @@ def trees(
             repository(tree, found.debug[variant], "", about.epoch)
 
 
-def source_trees(about: About, top: Path, sources: Mapping[str, Sequence[Package]], files: Mapping[Package, tuple[Path, str]]) -> None:
+def source_trees(
+    about: About,
+    top: Path,
+    sources: Mapping[str, Sequence[Package]],
+    files: Mapping[Package, tuple[Path, str]],
+) -> None:
     """Make the trees of source packages, each of all architectures."""
     for variant, packages in sources.items():
         if packages:
@@ -361,7 +396,10 @@ def rpms(compose_id: str, found: Mapping[str, Gathered], files: Mapping[Package,
         for variant, packages in gathered.members.items():
             layout = Layout(variant, arch)
             sources = {one.file: one for one in gathered.sources.get(variant, ())}
-            for tree, kind, members in ((layout.os, "binary", packages), (layout.debug, "debug", gathered.debug[variant])):
+            for tree, kind, members in (
+                (layout.os, "binary", packages),
+                (layout.debug, "debug", gathered.debug[variant]),
+            ):
                 for package in members:
                     source = sources.get(package.sourcerpm)
                     if kind == "binary" and package.name.endswith(("-debuginfo", "-debugsource")):
@@ -369,11 +407,23 @@ def rpms(compose_id: str, found: Mapping[str, Gathered], files: Mapping[Package,
                     else:
                         kind_ = kind
                     told.add(
-                        variant, arch, package.nevra, f"{tree}/{within(package)}", files[package][1] or None, kind_,
+                        variant,
+                        arch,
+                        package.nevra,
+                        f"{tree}/{within(package)}",
+                        files[package][1] or None,
+                        kind_,
                         source.nevra if source else _source_nevra(package),
-                    )  # fmt: skip
+                    )
             for package in gathered.sources.get(variant, ()):
-                told.add(variant, arch, package.nevra, f"{layout.source}/{within(package)}", files[package][1] or None, "source")
+                told.add(
+                    variant,
+                    arch,
+                    package.nevra,
+                    f"{layout.source}/{within(package)}",
+                    files[package][1] or None,
+                    "source",
+                )
     return told
 
 
@@ -426,7 +476,9 @@ def validate(compose: Path) -> None:
             for entries in sources.values()
             for entry in entries.values()
         ]
-        named += [image.path for arches in all_images.images.values() for many in arches.values() for image in many]
+        named += [
+            image.path for arches in all_images.images.values() for many in arches.values() for image in many
+        ]
     except (RuntimeError, ValueError, TypeError, AttributeError, KeyError, OSError) as error:
         raise InputError(f"productmd does not read the metadata of {compose}: {error}.") from error
     for path in named:
@@ -434,7 +486,9 @@ def validate(compose: Path) -> None:
             if not stat.S_ISREG(os.stat(compose / path).st_mode):
                 raise InputError(f"{compose / path} is no file, and the metadata name it.")
         except OSError as error:
-            raise InputError(f"{compose / path}, which the metadata name, cannot be read: {error.strerror}.") from error
+            raise InputError(
+                f"{compose / path}, which the metadata name, cannot be read: {error.strerror}."
+            ) from error
 
 
 def checksum_file(made: Sequence[tuple[str, int, str]]) -> str:
@@ -443,6 +497,22 @@ def checksum_file(made: Sequence[tuple[str, int, str]]) -> str:
 
 
 __all__ = [
-    "About", "Image", "Layout", "bring_all", "checksum_file", "composeinfo", "discinfo", "extra_files", "images",
-    "place", "repository", "rpms", "sha256", "source_trees", "treeinfo", "trees", "validate", "within",
-]  # fmt: skip
+    "About",
+    "Image",
+    "Layout",
+    "bring_all",
+    "checksum_file",
+    "composeinfo",
+    "discinfo",
+    "extra_files",
+    "images",
+    "place",
+    "repository",
+    "rpms",
+    "sha256",
+    "source_trees",
+    "treeinfo",
+    "trees",
+    "validate",
+    "within",
+]

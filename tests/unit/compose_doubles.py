@@ -52,15 +52,19 @@ SPECS = (
     Spec("setup", noarch=True, files=["/etc/setup"]),
     Spec("bash", "Requires: setup", ["/bin/sh", "/usr/bin/bash"]),
     Spec("libfoo", "Provides: libfoo.so.1", ["/usr/lib/libfoo.so.1"], multilib=True),
-    Spec("app", "Requires: libfoo.so.1\nRequires: /usr/bin/bash\nRequires: /usr/share/data/table\nRecommends: tips\n"
-         "Requires: (plugin if desktop)", ["/usr/bin/app"],
-         parts="%package debuginfo\nSummary: x\n%description debuginfo\nx\n%files debuginfo\n/usr/lib/debug/app\n"),
+    Spec(
+        "app",
+        "Requires: libfoo.so.1\nRequires: /usr/bin/bash\nRequires: /usr/share/data/table\nRecommends: tips\n"
+        "Requires: (plugin if desktop)",
+        ["/usr/bin/app"],
+        parts="%package debuginfo\nSummary: x\n%description debuginfo\nx\n%files debuginfo\n/usr/lib/debug/app\n",
+    ),
     Spec("data", noarch=True, files=["/usr/share/data/table"]),
     Spec("tips", noarch=True, files=["/usr/share/tips"]),
     Spec("spare", "Requires: app", ["/usr/bin/spare"], noarch=True),
     Spec("old", version="1.0", noarch=True, files=["/usr/share/old"]),
     Spec("old", version="2.0", noarch=True, files=["/usr/share/old"]),
-)  # fmt: skip
+)
 
 COMPS = """\
 <?xml version="1.0" encoding="UTF-8"?>
@@ -93,10 +97,19 @@ def make(top: Path, specs: Sequence[Spec] = SPECS, comps: str = COMPS) -> Path:
             data = work / f"{spec.name}.data"
             data.parent.mkdir(parents=True, exist_ok=True)
             data.write_bytes(os.urandom(spec.payload))
-            install += f"mkdir -p %{{buildroot}}/usr/share; cp {data} %{{buildroot}}/usr/share/{spec.name}.data\n"
+            install += (
+                f"mkdir -p %{{buildroot}}/usr/share; cp {data} %{{buildroot}}/usr/share/{spec.name}.data\n"
+            )
             files.append(f"/usr/share/{spec.name}.data")
         lines = spec.lines + ("\nBuildArch: noarch" if spec.noarch else "")
-        text = _HEAD.format(name=spec.name, version=spec.version, lines=lines, install=install, parts=spec.parts, files="\n".join(files))
+        text = _HEAD.format(
+            name=spec.name,
+            version=spec.version,
+            lines=lines,
+            install=install,
+            parts=spec.parts,
+            files="\n".join(files),
+        )
         path = work / "specs" / f"{spec.name}-{spec.version}.spec"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
@@ -104,18 +117,36 @@ def make(top: Path, specs: Sequence[Spec] = SPECS, comps: str = COMPS) -> Path:
         if spec.multilib:
             both.append(str(path))
     defines = {
-        "_topdir": str(work), "_dbpath": str(work / "db"), "_binary_payload": "w1.gzdio", "debug_package": "%{nil}",
-        "__os_install_post": "%{nil}", "_build_id_links": "none", "__spec_install_pre": "%{nil}", "AutoReqProv": "no",
-    }  # fmt: skip
+        "_topdir": str(work),
+        "_dbpath": str(work / "db"),
+        "_binary_payload": "w1.gzdio",
+        "debug_package": "%{nil}",
+        "__os_install_post": "%{nil}",
+        "_build_id_links": "none",
+        "__spec_install_pre": "%{nil}",
+        "AutoReqProv": "no",
+    }
     words = [word for key, value in defines.items() for word in ("--define", f"{key} {value}")]
     environment = {**os.environ, "SOURCE_DATE_EPOCH": str(BUILT)}
     defines_time = ["--define", "use_source_date_epoch_as_buildtime 1"]
     for kind, target, paths in (("-ba", "x86_64", native), ("-bb", "i686", both)):
         if paths:
             done = subprocess.run(
-                ["rpmbuild", kind, "--quiet", "--nodeps", f"--target={target}", *words, *defines_time, *paths],
-                capture_output=True, text=True, check=False, env=environment,
-            )  # fmt: skip
+                [
+                    "rpmbuild",
+                    kind,
+                    "--quiet",
+                    "--nodeps",
+                    f"--target={target}",
+                    *words,
+                    *defines_time,
+                    *paths,
+                ],
+                capture_output=True,
+                text=True,
+                check=False,
+                env=environment,
+            )
             assert done.returncode == 0, done.stderr
     for path in sorted((work / "RPMS").rglob("*.rpm")):
         place = "x86_64/debug" if "-debuginfo-" in path.name else "x86_64/os/Packages"
@@ -134,25 +165,36 @@ def make(top: Path, specs: Sequence[Spec] = SPECS, comps: str = COMPS) -> Path:
 
 def createrepo(directory: Path, *words: str) -> None:
     """Make repodata."""
-    done = subprocess.run(["createrepo_c", "--quiet", *words, str(directory)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["createrepo_c", "--quiet", *words, str(directory)], capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
 
 
 def settings(top: Path, repository: Path, **changes: Any) -> dict[str, Any]:
     """A configuration of two variants and a DVD, without boot media."""
     return {
-        "name": "GoOSe", "short": "goose", "output": str(top / "compose"), "cache": str(top / "cache"),
+        "name": "GoOSe",
+        "short": "goose",
+        "output": str(top / "compose"),
+        "cache": str(top / "cache"),
         "url": "https://compose.example/compose",
-        "repositories": [{
-            "binary": f"{repository}/{{arch}}/os", "source": f"{repository}/source/SRPMS",
-            "debug": f"{repository}/{{arch}}/debug",
-        }],
-        "variants": {"BaseOS": {"groups": ["core"]}, "Apps": {"environments": ["server"], "packages": ["app"], "requires": ["BaseOS"]}},
+        "repositories": [
+            {
+                "binary": f"{repository}/{{arch}}/os",
+                "source": f"{repository}/source/SRPMS",
+                "debug": f"{repository}/{{arch}}/debug",
+            }
+        ],
+        "variants": {
+            "BaseOS": {"groups": ["core"]},
+            "Apps": {"environments": ["server"], "packages": ["app"], "requires": ["BaseOS"]},
+        },
         "isos": [{"variants": ["BaseOS", "Apps"]}],
         "boot": {"kind": "none"},
         "engine": "embedded",
         **changes,
-    }  # fmt: skip
+    }
 
 
 @dataclass
@@ -179,7 +221,11 @@ class Site:
 
     def run(self, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            self.words(*(words or ("1", "Beta", "RC4"))), capture_output=True, text=True, check=False, env=env(**environment)
+            self.words(*(words or ("1", "Beta", "RC4"))),
+            capture_output=True,
+            text=True,
+            check=False,
+            env=env(**environment),
         )
 
     def told(self, *words: str, **environment: str) -> dict[str, Any]:
@@ -193,5 +239,7 @@ class Site:
 def env(**more: str) -> dict[str, str]:
     """The environment of the program: where the tests' own modules are found, productmd among them."""
     there = {key: value for key, value in os.environ.items() if key != "SOURCE_DATE_EPOCH"}
-    there["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path.endswith("site-packages") and "dist" not in path)
+    there["PYTHONPATH"] = os.pathsep.join(
+        path for path in sys.path if path.endswith("site-packages") and "dist" not in path
+    )
     return {**there, **more}

@@ -35,7 +35,14 @@ Publish = Callable[..., "subprocess.CompletedProcess[str]"]
 @pytest.fixture
 def publish(site: Site) -> Publish:
     def run(*words: str, **environment: str) -> subprocess.CompletedProcess[str]:
-        line = ["/usr/bin/python3", "-B", str(TREE / "scripts/publish_compose.py"), "--config", str(site.top / "compose.json"), *words]
+        line = [
+            "/usr/bin/python3",
+            "-B",
+            str(TREE / "scripts/publish_compose.py"),
+            "--config",
+            str(site.top / "compose.json"),
+            *words,
+        ]
         return subprocess.run(line, capture_output=True, text=True, check=False, env=env(**environment))
 
     return run
@@ -48,7 +55,9 @@ def told(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
 
 
 def same(one: Path, other: Path) -> bool:
-    return subprocess.run(["diff", "-r", str(one), str(other)], capture_output=True, check=False).returncode == 0
+    return (
+        subprocess.run(["diff", "-r", str(one), str(other)], capture_output=True, check=False).returncode == 0
+    )
 
 
 def test_publish(site: Site, publish: Publish) -> None:
@@ -78,7 +87,9 @@ def test_next_compose_links_the_last(site: Site, publish: Publish) -> None:
     www = site.top / "www"
     assert os.path.samefile(www / first / rpm, www / second / rpm)
     assert sent["bytes"] < (site.output / second / rpm).stat().st_size + sum(
-        path.stat().st_size for path in (site.output / second).rglob("*") if path.suffix != ".rpm" and path.is_file()
+        path.stat().st_size
+        for path in (site.output / second).rglob("*")
+        if path.suffix != ".rpm" and path.is_file()
     )
     assert (www / "latest-goose-1-Beta").resolve().name == second
 
@@ -93,7 +104,11 @@ def test_metadata_and_links_last(site: Site, publish: Publish) -> None:
     told(publish("1/Beta-RC4", "--json", PATH=f"{programs}:{os.environ['PATH']}"))
     lines = (site.top / "said").read_text().splitlines()
     assert len(lines) == 4
-    assert "--exclude=repomd.xml" in lines[0] and "--delete" not in lines[0] and "--exclude=/compose/metadata" in lines[0]
+    assert (
+        "--exclude=repomd.xml" in lines[0]
+        and "--delete" not in lines[0]
+        and "--exclude=/compose/metadata" in lines[0]
+    )
     assert "--exclude" not in lines[1] and "--delete-after" in lines[1] and "--hard-links" in lines[1]
     assert "/./1/Beta-RC4" in lines[2] and "/./latest-goose-1-Beta" in lines[3]
 
@@ -111,7 +126,11 @@ def test_killed_between(site: Site, publish: Publish) -> None:
     assert done.returncode == 1 and json.loads(done.stdout)["targets"][0]["result"] == "failed"
     www = site.top / "www"
     assert (www / compose.name / "compose/Apps/x86_64/os/Packages/a/app-1.0-1.x86_64.rpm").exists()
-    assert not list(www.rglob("repomd.xml")) and not list(www.rglob("composeinfo.json")) and not (www / "latest-goose-1-Beta").is_symlink()
+    assert (
+        not list(www.rglob("repomd.xml"))
+        and not list(www.rglob("composeinfo.json"))
+        and not (www / "latest-goose-1-Beta").is_symlink()
+    )
     assert told(publish("1/Beta-RC4", "--json"))["result"] == "published"
     assert same(compose, www / compose.name)
 
@@ -153,7 +172,8 @@ def test_an_older_compose_moves_no_link(site: Site, publish: Publish) -> None:
 def test_network_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A connection that breaks is made again, three times; what no retry mends is said at once."""
     (tmp_path / "rsync").write_text(
-        f'#!/bin/sh\necho x >>{tmp_path}/tries\necho "rsync: connection unexpectedly closed" >&2\nexit $(cat {tmp_path}/status)\n'
+        f'#!/bin/sh\necho x >>{tmp_path}/tries\necho "rsync: connection unexpectedly closed" >&2\n'
+        f"exit $(cat {tmp_path}/status)\n"
     )
     (tmp_path / "rsync").chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
@@ -162,7 +182,9 @@ def test_network_is_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         (tmp_path / "status").write_text(status)
         shutil.rmtree(tmp_path / "tries", ignore_errors=True)
         (tmp_path / "tries").unlink(missing_ok=True)
-        with pytest.raises(compose_publish.PublishError, match=f"status {status}: rsync: connection unexpectedly closed"):
+        with pytest.raises(
+            compose_publish.PublishError, match=f"status {status}: rsync: connection unexpectedly closed"
+        ):
             compose_publish.rsync(["a", "b"], Target("host::module"), lambda line: None, slept.append)
         assert len((tmp_path / "tries").read_text().split()) == tries
     assert slept == [5.0, 10.0]
