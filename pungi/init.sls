@@ -136,10 +136,16 @@ pungi-apache:
 pungi-lorax:
   file.managed:
     - name: /usr/local/bin/goose-lorax
-    - source: salt://pungi/files/lorax.sh.jinja
-    - template: jinja
+    - source: salt://pungi/files/lorax.sh
     - mode: '0755'
-    - context: {{ {'prefixes': pungi.repositories | map(attribute='binary') | map('regex_replace', '[{].*', '') | list} | tojson }}
+
+# What it may make boot media of: the repositories' places, up to the first placeholder.
+pungi-lorax-repositories:
+  file.managed:
+    - name: /etc/goose/lorax-repositories
+    - contents: {{ pungi.repositories | map(attribute='binary') | map('regex_replace', '[{].*', '') | list | tojson }}
+    - mode: '0644'
+    - makedirs: true
 
 pungi-lorax-sudo:
   file.managed:

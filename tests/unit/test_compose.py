@@ -396,7 +396,7 @@ def install_tree(top: Path, arch: str = "x86_64") -> Path:
         ("images/pxeboot/vmlinuz", "kernel"), ("images/pxeboot/initrd.img", "initrd"), ("images/install.img", "anaconda"),
         ("images/boot.iso", "another medium"), ("isolinux/isolinux.bin", "x" * 4096), ("isolinux/vmlinuz", "kernel"),
         ("isolinux/isolinux.cfg", "append initrd=initrd.img inst.stage2=hd:LABEL=Old\\x20Label quiet\n"),
-        ("EFI/BOOT/grub.cfg", "search --set=root -l 'Old Label'\nlinux /x inst.stage2=hd:LABEL=Old\\x20Label rd.live.check\n"),
+        ("EFI/BOOT/grub.cfg", "search --set=root -l 'Old Label'\nlinux inst.stage2=hd:LABEL=Old\\x20Label rd.live.check\n"),
     ):  # fmt: skip
         path = top / name
         path.parent.mkdir(parents=True, exist_ok=True)

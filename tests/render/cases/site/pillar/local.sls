@@ -13,6 +13,14 @@ pki:
       revocation_date: '2026-01-02 03:04:05'
 
 koji:
+  image:
+    tags: [goose-1-build]
+    kickstarts:
+      live: |
+        lang en_US.UTF-8
+        %packages
+        @core
+        %end
   volume:
     kind: provided
     path: /srv/koji

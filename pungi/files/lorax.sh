@@ -16,12 +16,11 @@ for word in "$name" "$version" "$repo" "$label" "$arch"; do
         -* | *[!A-Za-z0-9\ ._/:@+-]* | *..*) echo "goose-lorax: '$word' is no word for it." >&2; exit 2 ;;
     esac
 done
-case $repo in
-{%- for prefix in prefixes %}
-    '{{ prefix }}'*) ;;
-{%- endfor %}
-    *) echo "goose-lorax: $repo is not among pillar pungi:repositories." >&2; exit 2 ;;
-esac
+allowed=
+while read -r prefix; do
+    case $repo in "$prefix"*) [ -z "$prefix" ] || allowed=yes ;; esac
+done </etc/goose/lorax-repositories
+[ "$allowed" ] || { echo "goose-lorax: $repo is not among pillar pungi:repositories." >&2; exit 2; }
 case $repo in /*) repo=file://$repo ;; esac
 work=$(mktemp -d /var/tmp/goose-lorax.XXXXXX)
 trap 'rm -rf "$work"' EXIT
