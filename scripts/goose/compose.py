@@ -225,7 +225,21 @@ def _embedded(
     config: Config, release: Release, wishes: Wishes, found: Input, compose_id: str, store: Store, show: Show
 ) -> tuple[Path, list[Image], bool]:
     """Compose by the embedded engine, in the staging directory; its directory, media, and whether these install."""
-    files = compose_tree.bring_all(found.packages(), config.sigkeys, show)
+    files = compose_tree.Files(found.packages(), config.sigkeys, show)
+    with contextlib.closing(files):
+        return _made(config, release, wishes, found, compose_id, store, files, show)
+
+
+def _made(
+    config: Config,
+    release: Release,
+    wishes: Wishes,
+    found: Input,
+    compose_id: str,
+    store: Store,
+    files: compose_tree.Files,
+    show: Show,
+) -> tuple[Path, list[Image], bool]:
     epoch = _epoch(wishes, found)
     about = About(config, release, epoch)
     comps = Comps(found.comps, "the repositories")
@@ -288,6 +302,7 @@ def _embedded(
     compose_tree.images(compose_id, images, top, list(found.gathered)).dump(str(metadata / "images.json"))
     (made / "COMPOSE_ID").write_text(compose_id, encoding="ascii")
     (made / "STATUS").write_text("FINISHED\n", encoding="ascii")
+    files.wait()
     compose_tree.validate(top)
     return made, images, installs
 

@@ -65,6 +65,11 @@ class Package:
         """The path of its file, or the URL."""
         return self.repository.at(self.href)
 
+    @property
+    def is_local(self) -> bool:
+        """Whether its file is on this machine, and not behind a URL."""
+        return self.repository.base.startswith("/")
+
     def __str__(self) -> str:
         return f"{self.name}-{self.version}-{self.release}.{self.arch}"
 

@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -204,7 +205,14 @@ def write(target: Path, label: str, epoch: int, boot: Boot | None, files: Mappin
     target.parent.mkdir(parents=True, exist_ok=True)
     with _command(label, epoch, boot, files, "-o", str(target)) as words:
         run(words, f"The medium {target.name}", {"SOURCE_DATE_EPOCH": str(epoch)})
-    run(["implantisomd5", str(target)], f"The medium {target.name}")
+    # On its way to the disk while isomd5sum reads it: the compose waits for the disk at its end.
+    with target.open("rb") as stream:
+        flush = threading.Thread(target=os.fdatasync, args=(stream.fileno(),))
+        flush.start()
+        try:
+            run(["implantisomd5", str(target)], f"The medium {target.name}")
+        finally:
+            flush.join()
     told = run(["checkisomd5", "--md5sumonly", str(target)], f"The medium {target.name}")
     found = re.search(r":\s*([0-9a-f]{32})\s*$", told, re.MULTILINE)
     if not found:

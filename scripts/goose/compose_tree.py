@@ -9,8 +9,8 @@ from __future__ import annotations
 import os
 import shutil
 import stat
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
@@ -71,38 +71,83 @@ class About:
         )
 
 
-def bring_all(
-    packages: Iterable[Package], sigkeys: Sequence[str], show: Show
-) -> dict[Package, tuple[Path, str]]:
-    """The file of each package, its checksum seen, and the key that signed it.
+class Files(Mapping[Package, "tuple[Path, str]"]):
+    """The file of each package, and the key that signed it.
 
-    Raises:
-        InputError: a sentence a line, naming each RPM that is missing, damaged or not signed.
+    What is fetched is checked when it comes. The checksums of files on this machine are looked at beside the
+    other work, for xorriso and isomd5sum keep one processor busy each and no more: `wait` says what was found,
+    and nothing is published before.
     """
-    wanted = list(dict.fromkeys(packages))
-    found: dict[Package, tuple[Path, str]] = {}
-    faults: list[str] = []
 
-    def one(package: Package) -> tuple[Path, str] | str:
-        try:
-            path = bring(package)
-            key = signed_by(path)
-        except InputError as error:
-            return str(error)
-        if sigkeys and not any(key and (key.endswith(wish) or wish.endswith(key)) for wish in sigkeys):
-            return f"{package} is {f'signed by {key}' if key else 'not signed'}, and sigkeys wants {', '.join(sigkeys)}."
-        return path, key
+    def __init__(self, packages: Iterable[Package], sigkeys: Sequence[str], show: Show) -> None:
+        """Find all.
 
-    with ThreadPoolExecutor(max(2, os.cpu_count() or 1)) as pool:
-        for number, (package, told) in enumerate(zip(wanted, pool.map(one, wanted)), 1):
+        Raises:
+            InputError: a sentence a line, naming each RPM that is missing or not signed.
+        """
+        wanted = list(dict.fromkeys(packages))
+        self._found: dict[Package, tuple[Path, str]] = {}
+        self._pool = ThreadPoolExecutor(max(2, os.cpu_count() or 1))
+        self._checks: list[Future[str]] = []
+
+        def find(package: Package) -> tuple[Path, str] | str:
+            try:
+                path = Path(package.place) if package.is_local else bring(package)
+                try:
+                    key = signed_by(path)
+                except (InputError, OSError):
+                    bring(package)  # it is missing or damaged, and says so in its own words
+                    raise
+            except (InputError, OSError) as error:
+                return str(error)
+            if sigkeys and not any(key and (key.endswith(wish) or wish.endswith(key)) for wish in sigkeys):
+                state = f"signed by {key}" if key else "not signed"
+                return f"{package} is {state}, and sigkeys wants {', '.join(sigkeys)}."
+            return path, key
+
+        faults = []
+        for number, (package, told) in enumerate(zip(wanted, self._pool.map(find, wanted)), 1):
             show("packages", number, len(wanted))
             if isinstance(told, str):
                 faults.append(told)
             else:
-                found[package] = told
-    if faults:
-        raise InputError("\n".join(faults))
-    return found
+                self._found[package] = told
+        if faults:
+            self.close()
+            raise InputError("\n".join(faults))
+        self._checks = [self._pool.submit(_fault, package) for package in wanted if package.is_local]
+
+    def __getitem__(self, package: Package) -> tuple[Path, str]:
+        return self._found[package]
+
+    def __iter__(self) -> Iterator[Package]:
+        return iter(self._found)
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def wait(self) -> None:
+        """Have all checksums been looked at.
+
+        Raises:
+            InputError: a sentence a line, naming each RPM that is damaged.
+        """
+        if faults := [told for told in (check.result() for check in self._checks) if told]:
+            raise InputError("\n".join(faults))
+
+    def close(self) -> None:
+        """End what still runs."""
+        for check in self._checks:
+            check.cancel()
+        self._pool.shutdown()
+
+
+def _fault(package: Package) -> str:
+    try:
+        bring(package)
+    except InputError as error:
+        return str(error)
+    return ""
 
 
 def place(source: Path, target: Path) -> None:
@@ -498,9 +543,9 @@ def checksum_file(made: Sequence[tuple[str, int, str]]) -> str:
 
 __all__ = [
     "About",
+    "Files",
     "Image",
     "Layout",
-    "bring_all",
     "checksum_file",
     "composeinfo",
     "discinfo",

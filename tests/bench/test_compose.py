@@ -10,7 +10,6 @@ import shutil
 import statistics
 import subprocess
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -53,6 +52,6 @@ def test_dvd(tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFix
         shutil.rmtree(top, ignore_errors=True)
     ratio = statistics.median(whole) / statistics.median(alone)
     with capsys.disabled():
-        print(f"\ncompose_iso.py, DVD of {size / 1e9:.2f} GB: {statistics.median(whole):.2f} s against xorriso and implantisomd5 alone"
+        print(f"\nDVD of {size / 1e9:.2f} GB: {statistics.median(whole):.2f} s against xorriso, implantisomd5"
               f" {statistics.median(alone):.2f} s: {ratio:.2f} (aim 1.2{', ABOVE' if ratio > 1.2 else ''});"
               f" unchanged: {statistics.median(unchanged):.2f} s")  # fmt: skip
