@@ -54,9 +54,10 @@ def variants_xml(config: Config, arches: Sequence[str]) -> str:
         lines.append("    <arches>")
         lines += [f"      <arch>{arch}</arch>" for arch in arches if not one.arches or arch in one.arches]
         lines.append("    </arches>")
-        lines.append("    <groups>")
-        lines += [f'      <group default="true">{group}</group>' for group in one.groups]
-        lines.append("    </groups>")
+        if one.groups:
+            lines.append("    <groups>")
+            lines += [f'      <group default="true">{group}</group>' for group in one.groups]
+            lines.append("    </groups>")
         if one.environments:
             lines.append("    <environments>")
             lines += [f"      <environment>{name}</environment>" for name in one.environments]
@@ -78,14 +79,14 @@ def settings(
         "pkgset_repos": repositories,
         "sigkeys": list(config.sigkeys) or [None],
         "gather_method": "deps",
-        "gather_source_mapping": None,
         "greedy_method": "none",
         "hashed_directories": True,
         "createrepo_c": True,
         "createrepo_checksum": "sha256",
         "media_checksums": ["sha256"],
         "create_jigdo": False,
-        "runroot": False,
+        # EL 10 has no genisoimage.
+        "createiso_use_xorrisofs": True,
         "multilib": [
             (f"^{one.id}$", {arch: ["all"] for arch in arches if arch == "x86_64"})
             for one in config.variants.values()
@@ -107,9 +108,7 @@ def settings(
             for one in config.variants.values()
             if one.id not in {iso.variants[0] for iso in config.isos}
         ],
-        "bootable": config.boot.kind == "lorax",
     }
-    del found["gather_source_mapping"]
     if comps:
         found["comps_file"] = "comps.xml"
     if config.boot.kind == "lorax":
@@ -165,7 +164,7 @@ def compose(
     target.mkdir(parents=True)
     for name in taken:
         (target / name).mkdir()
-    words = [program, f"--config={configuration}", f"--target-dir={target}", "--no-latest-link", "--quiet"]
+    words = [program, f"--config={configuration}", f"--target-dir={target}", "--no-latest-link"]
     words += ["--test"] if release.stage == "testing" else ["--production", f"--label={release.full_label}"]
     with log.open("wb") as stream:
         try:
@@ -181,7 +180,9 @@ def compose(
         else ""
     )
     if done.returncode or len(found) != 1 or status != "FINISHED":
-        said = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()[-8:]
+        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        faults = [number for number, line in enumerate(lines) if "[ERROR" in line or "[CRITICAL" in line]
+        said = lines[faults[0] :][:8] if faults else lines[-8:]
         raise PungiError(
             f"{program} ended with status {done.returncode} and the compose {status or 'unmade'}:\n"
             + "\n".join(said)

@@ -750,7 +750,8 @@ FAKE = """\
 for word; do case $word in --target-dir=*) target=${word#*=} ;; --config=*) config=${word#*=} ;; esac; done
 [ -s "$config" ] || exit 9
 echo "$@" >"$(dirname "$0")/said"
-id=goose-1-20260101.0; [ -e "$target/$id" ] && id=goose-1-20260101.1
+respin=0; while [ -e "$target/goose-1-20260101.$respin" ]; do respin=$((respin + 1)); done
+id=goose-1-20260101.$respin
 cp -r "$(dirname "$0")/made" "$target/$id"
 sed -i "s/goose-1-20260101.0/$id/" "$target/$id"/compose/metadata/*.json
 exit $(cat "$(dirname "$0")/status" 2>/dev/null || echo 0)
