@@ -469,7 +469,7 @@ def _compose(
             )
     if engine == "pungi":
         made, images, report.installs = _by_pungi(program, config, release, found, store)
-        report.compose = made.name
+        report.compose, report.variants = made.name, compose_pungi.counts(made)
     else:
         made, images, report.installs = _embedded(config, release, wishes, found, report.compose, store, show)
     noted = [

@@ -38,7 +38,7 @@ from goose.compose_tree import (
 SECTOR = 2048
 # isomd5sum reads pieces of 32 KiB and keeps sums of 20 parts: of a medium that is too small for these it
 # implants sums that its own check then refuses.
-_SMALL = 2 << 20
+SMALL = 2 << 20
 
 
 class MediaError(Exception):
@@ -167,7 +167,7 @@ def _command(
         weights.write_text(
             "".join(f"{len(files) - number} /{name}\n" for number, name in enumerate(files)), encoding="utf-8"
         )
-        small = sum(path.stat().st_size for path in files.values()) < _SMALL
+        small = sum(path.stat().st_size for path in files.values()) < SMALL
         # An option of xorriso's own: behind those that it takes in mkisofs' way.
         padding = ["--", "-padding", "2m"] if small else []
         yield [

@@ -12,7 +12,8 @@ from typing import Any
 from xml.sax.saxutils import quoteattr
 
 from goose.compose_config import Config, Release
-from goose.compose_media import run
+from goose.compose_input import sha256
+from goose.compose_media import SMALL, run
 
 PROGRAM = "pungi-koji"
 
@@ -180,7 +181,9 @@ def compose(
         else ""
     )
     if done.returncode or len(found) != 1 or status != "FINISHED":
-        lines = [line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+        lines = [
+            line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
+        ]
         faults = [number for number, line in enumerate(lines) if "[ERROR" in line or "[CRITICAL" in line]
         said = lines[faults[0] :][:8] if faults else lines[-8:]
         raise PungiError(
@@ -196,7 +199,7 @@ def media(compose_directory: Path) -> list[dict[str, Any]]:
     """What images.json says of the media, each checked by checkisomd5.
 
     Raises:
-        compose_media.MediaError: where one is damaged.
+        compose_media.MediaError, PungiError: where one is damaged.
     """
     told = json.loads((compose_directory / "compose/metadata/images.json").read_text(encoding="utf-8"))
     found: dict[str, dict[str, Any]] = {}
@@ -204,7 +207,25 @@ def media(compose_directory: Path) -> list[dict[str, Any]]:
         for images in arches.values():
             for image in images:
                 found[image["path"]] = image
-    for path in found:
-        if path.endswith(".iso"):
-            run(["checkisomd5", str(compose_directory / "compose" / path)], f"The medium {path}")
+    for path, image in found.items():
+        iso = compose_directory / "compose" / path
+        # Of a smaller one isomd5sum's own checksum is none, see there.
+        if path.endswith(".iso") and image["size"] >= SMALL:
+            run(["checkisomd5", str(iso)], f"The medium {path} is damaged")
+        elif sha256(iso) != image["checksums"].get("sha256"):
+            raise PungiError(f"The medium {path} is damaged: it has another sha256 than images.json says.")
     return list(found.values())
+
+
+def counts(compose_directory: Path) -> dict[str, dict[str, dict[str, int]]]:
+    """Variant -> architecture -> how many packages, sources, debug packages rpms.json names."""
+    told = json.loads((compose_directory / "compose/metadata/rpms.json").read_text(encoding="utf-8"))
+    words = {"binary": "packages", "source": "sources", "debug": "debug"}
+    found: dict[str, dict[str, dict[str, int]]] = {}
+    for variant, arches in told["payload"]["rpms"].items():
+        for arch, sources in arches.items():
+            mine = found.setdefault(variant, {}).setdefault(arch, dict.fromkeys(words.values(), 0))
+            for entries in sources.values():
+                for entry in entries.values():
+                    mine[words[entry["category"]]] += 1
+    return found

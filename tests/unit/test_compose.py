@@ -772,7 +772,7 @@ def test_pungi(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     told = site.told("1", "Beta", "RC4")
     assert (told["engine"], told["result"], told["compose"]) == ("pungi", "published", "goose-1-20260101.0")
     assert "--production --label=Beta-1.4" in (programs / "said").read_text()
-    assert told["iso"]["sha256"] == made["iso"]["sha256"]
+    assert told["iso"]["sha256"] == made["iso"]["sha256"] and told["variants"] == made["variants"]
     assert site.told("1", "Beta", "RC4")["result"] == "unchanged"
     assert site.told("1", "Beta", "RC4", "--force")["compose"] == "goose-1-20260101.1"
     (programs / "status").write_text("1")
