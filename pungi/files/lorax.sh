@@ -6,6 +6,7 @@ set -eu
 name=$1 version=$2 repo=$3 label=$4 arch=$5 out=$6
 if [ "$(id -u)" -ne 0 ]; then
     mkdir "$out"
+    # shellcheck disable=SC2024 # the user's own file, as it must be
     sudo -n "$0" "$@" >"$out.tar"
     tar -xf "$out.tar" -C "$out"
     rm "$out.tar"
