@@ -11,6 +11,7 @@ base:
     - lookaside
     - mash
     - scm
+    - pungi
     - sigul
   # From a second pillar root, where there is one: a site's own values, which win,
   # and the secrets of this host alone (secrets/hub_goose_example.sls).

@@ -46,3 +46,17 @@ koji-client-default:
     - context: {{ {'profiles': {'koji': options}} | tojson }}
     - require:
       - koji-library-software
+
+# For image tasks: a kickstart is sent from where the command is given.
+{%- for name, text in koji.image.kickstarts | dictsort %}
+{%- if not name | regex_match('([A-Za-z0-9][A-Za-z0-9._-]*)$') %}
+{{ raise("Pillar 'koji:image:kickstarts' has a name '" ~ name ~ "': use letters, digits, dots and hyphens.") }}
+{%- endif %}
+
+koji-client-kickstart-{{ name }}:
+  file.managed:
+    - name: /etc/goose/kickstarts/{{ name }}.ks
+    - contents: {{ text | tojson }}
+    - mode: '0644'
+    - makedirs: true
+{%- endfor %}

@@ -20,6 +20,9 @@
 {%- for id in hosts_with('koji.builder') | load_json %}
 {%- set own = builders | tojson | load_json %}
 {%- do own.update(hosts.get(id) or {}) %}
+{%- if id in hosts_with('koji.image') | load_json %}
+{%- do own.update({'channels': (own.channels + koji.image.channels) | unique | list}) %}
+{%- endif %}
 {%- do hosts.update({id: own}) %}
 {%- endfor %}
 {%- do content.update({'hosts': hosts}) %}
@@ -50,6 +53,16 @@
 {%- do tag.setdefault('extra', {}).setdefault(key, 0) %}
 {%- endfor %}
 {%- endif %}
+{%- endfor %}
+
+{#- What image tasks make their build roots of. -#}
+{%- for name in koji.image.tags %}
+{%- if tags is not mapping or name not in tags %}
+{{ raise("Pillar 'koji:image:tags' names the tag '" ~ name ~ "', which pillar koji:content:tags does not have.") }}
+{%- endif %}
+{%- for group, packages in koji.image.groups | dictsort %}
+{%- do tags[name].setdefault('groups', {}).setdefault(group, {'packages': packages}) %}
+{%- endfor %}
 {%- endfor %}
 
 include:

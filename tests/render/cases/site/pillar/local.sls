@@ -13,6 +13,14 @@ pki:
       revocation_date: '2026-01-02 03:04:05'
 
 koji:
+  image:
+    tags: [goose-1-build]
+    kickstarts:
+      live: |
+        lang en_US.UTF-8
+        %packages
+        @core
+        %end
   volume:
     kind: provided
     path: /srv/koji
@@ -120,3 +128,21 @@ mash:
       debuginfo: false
       source: false
       rpm_path: '%(arch)s'
+
+pungi:
+  name: GoOSe Linux
+  user: mash
+  repositories:
+    - {binary: 'https://mash.example.org/repos/goose/{arch}/os', source: 'https://mash.example.org/repos/goose/source/SRPMS'}
+  sigkeys: [0123abcd]
+  variants:
+    BaseOS: {environments: [minimal-environment], packages: [kernel]}
+    AppStream: {groups: [development], exclude: ['*-debug'], requires: [BaseOS]}
+  isos: [{variants: [BaseOS, AppStream]}]
+  medium: {size: bluray, split: false}
+  sign: [sigul, --batch, sign-text, --output, '{signed}', goose, '{file}']
+  timer: {calendar: 'Mon 02:00', version: '1', stage: testing, release: nightly, publish: true}
+  targets:
+    web: {to: /srv/www/goose}
+    mirror: {to: 'mirror@mirror.example.org:/srv/goose', stages: [Final], options: [--bwlimit=10M]}
+  known_hosts: ['mirror.example.org ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAID']
