@@ -38,7 +38,7 @@ mash-user:
     - gid: {{ mash.group }}
     - system: true
     - createhome: false
-    - home: {{ mash.cache }}
+    - home: {{ mash.home }}
     - shell: /usr/sbin/nologin
     - password: '!'
     - require:

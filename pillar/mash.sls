@@ -14,5 +14,8 @@ mash:
       multilib_method: devel
       # Of pillar signing:keys, by preference. Unsigned packages refuse the repository.
       keys: [{{ release }}]
+      # repomd.xml is signed too, by this host's signing service. Empty where mash is on another host
+      # than the role sigul.client: then clients check packages alone.
+      repomd_sign: /usr/local/lib/goose/sign_file.py {{ release }} {repomd} {asc}
       # As in `*:0/30`: every half hour. null: only when somebody starts mash-{{ release }}.
       calendar: null

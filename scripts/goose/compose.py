@@ -82,6 +82,7 @@ class Input:
     binary: dict[str, list[Loaded]] = field(default_factory=dict)
     source: list[Loaded] = field(default_factory=list)
     debug: dict[str, list[Loaded]] = field(default_factory=dict)
+    parents: dict[str, list[Loaded]] = field(default_factory=dict)
     comps: str = ""
     gathered: dict[str, Gathered] = field(default_factory=dict)
     fingerprint: str = ""
@@ -105,6 +106,7 @@ def read_input(config: Config, release: Release, fetcher: Fetcher, work: Path, s
         for kind in ("binary", "source", "debug")
         if getattr(one, kind)
     ]
+    wanted += [("parents", arch, place) for arch in config.arches for place in config.parents]
     for number, (kind, arch, place) in enumerate(wanted, 1):
         show("repositories", number, len(wanted))
         base = _placed(place, config, release, arch)
@@ -115,7 +117,7 @@ def read_input(config: Config, release: Release, fetcher: Fetcher, work: Path, s
             if one not in found.source:
                 found.source.append(one)
         else:
-            (found.binary if kind == "binary" else found.debug).setdefault(arch, []).append(one)
+            getattr(found, kind).setdefault(arch, []).append(one)
     if config.comps:
         found.comps = fetcher.read(_placed(config.comps, config, release, "")).decode("utf-8")
     else:
@@ -174,7 +176,12 @@ def _fingerprint(config: Config, release: Release, wishes: Wishes, found: Input,
             hashlib.sha256(found.comps.encode()).hexdigest(),
             [
                 one.checksum
-                for many in (*found.binary.values(), found.source, *found.debug.values())
+                for many in (
+                    *found.binary.values(),
+                    found.source,
+                    *found.debug.values(),
+                    *found.parents.values(),
+                )
                 for one in many
             ],
         ],
@@ -430,6 +437,7 @@ def _compose(
             found.debug.get(arch, []),
             comps,
             wishes.allow_broken,
+            found.parents.get(arch, ()),
         )
         found.gathered[arch] = gathered
         report.warnings += gathered.warnings

@@ -132,6 +132,8 @@ class Config:
     repositories: tuple[Repository, ...]
     variants: Mapping[str, Variant]
     arches: tuple[str, ...] = ("x86_64",)
+    parents: tuple[str, ...] = ()
+    """Paths or URLs of repositories whose packages count as there, and are not taken."""
     cache: Path = Path("/var/cache/goose-compose")
     url: str = ""
     """Where the output is on the web."""
@@ -371,6 +373,9 @@ def parse(data: Any, text: str = "") -> Config:
                 raise _refuse(
                     f"repositories[{number}].{field_.name}", f"is '{place}': give an absolute path or a URL."
                 )
+    for number, place in enumerate(found.get("parents", ())):
+        if not place.startswith(("/", "https://", "http://", "file:///")):
+            raise _refuse(f"parents[{number}]", f"is '{place}': give an absolute path or a URL.")
     found["variants"] = _variants(_mapping(found["variants"], "variants"), arches)
     found["isos"] = tuple(
         Iso(**_of(Iso, one, f"isos[{number}]"))

@@ -140,7 +140,7 @@ def _choice(there: Collection[str]) -> str:
 class Sack:
     """libsolv's pool over the packages of an architecture."""
 
-    def __init__(self, repositories: Sequence[Loaded], arch: str) -> None:
+    def __init__(self, repositories: Sequence[Loaded], arch: str, parents: Sequence[Loaded] = ()) -> None:
         import solv
 
         self._solv = solv
@@ -150,24 +150,26 @@ class Sack:
         self.arch = arch
         self.order = COMPATIBLE.get(arch, (arch, "noarch"))
         self.packages: dict[int, Package] = {}
-        self.ids: dict[Package, int] = {}
-        self._repositories = repositories
-        self._repos = []
-        for number, loaded in enumerate(repositories):
+        self.parents: set[int] = set()
+        repos = []
+        everything = [*repositories, *parents]
+        for number, loaded in enumerate(everything):
             repo = self.pool.add_repo(str(number))
             repo.add_rpmmd(solv.xfopen(str(loaded.files["primary"])), None)
+            repos.append(repo)
+            if number >= len(repositories):
+                self.parents.update(one.id for one in repo.solvables)
+                continue
             by_id = {package.pkgid: package for package in loaded.packages}
             for solvable in repo.solvables:
                 package = by_id[solvable.lookup_checksum(solv.SOLVABLE_CHECKSUM).hex()]
                 if package.arch in self.order:
                     self.packages[solvable.id] = package
-                    self.ids[package] = solvable.id
-            self._repos.append(repo)
         self.pool.addfileprovides()
         self.pool.createwhatprovides()
         if any(self._file_is_missing(number) for number in self.packages):
             # Only then, for this is most of the metadata.
-            for repo, loaded in zip(self._repos, repositories):
+            for repo, loaded in zip(repos, everything):
                 stream = solv.xfopen(str(loaded.files["filelists"]))
                 repo.add_rpmmd(stream, None, solv.Repo.REPO_EXTEND_SOLVABLES)
             self.pool.addfileprovides()
@@ -212,6 +214,10 @@ class Sack:
             self._providers[dep] = tuple(one for one in found if one in self.packages)
         return self._providers[dep]
 
+    def elsewhere(self, dep: int) -> bool:
+        """Whether a parent provides something."""
+        return any(one.id in self.parents for one in self.pool.whatprovides(dep))
+
     def text(self, dep: int) -> str:
         """A requirement in words."""
         return str(self.pool.dep2str(dep))
@@ -220,7 +226,11 @@ class Sack:
         """Whether a package with a rich dependency that nothing provides can be installed among these."""
         # Pseudo packages of libsolv itself (0 and 1) are none.
         self.pool.set_disabled_list(
-            [one.id for one in self.pool.solvables if one.id > 1 and one.id not in inside]
+            [
+                one.id
+                for one in self.pool.solvables
+                if one.id > 1 and one.id not in inside and one.id not in self.parents
+            ]
         )
         job = self.pool.Job(self._solv.Job.SOLVER_INSTALL | self._solv.Job.SOLVER_SOLVABLE, number)
         fits = not self.pool.Solver().solve([job])
@@ -352,7 +362,7 @@ def _close(
             )
             if free:
                 take(free[0], f"{mine} requires {text}")
-            elif must:
+            elif must and not sack.elsewhere(dep):
                 open_.append((number, dep))
     everything = inside | set(beside)
     broken = []
@@ -381,13 +391,14 @@ def gather(
     debug: Sequence[Loaded],
     comps: Comps,
     allow_broken: bool = False,
+    parents: Sequence[Loaded] = (),
 ) -> Gathered:
     """What each variant of an architecture holds.
 
     Raises:
         GatherError: a sentence a line, for what is missing.
     """
-    sack = Sack(binary, arch)
+    sack = Sack(binary, arch, parents)
     found = Gathered()
     taken: dict[str, set[int]] = {}
     broken: list[str] = []

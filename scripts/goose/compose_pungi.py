@@ -110,6 +110,11 @@ def settings(
             if one.id not in {iso.variants[0] for iso in config.isos}
         ],
     }
+    if config.parents:
+        values = {"short": config.short, "version": release.version}
+        found["gather_lookaside_repos"] = [
+            ("^.*$", {arch: [place.format(arch=arch, **values) for place in config.parents] for arch in arches})
+        ]
     if comps:
         found["comps_file"] = "comps.xml"
     if config.boot.kind == "lorax":

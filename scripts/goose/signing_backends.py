@@ -200,7 +200,7 @@ class Rpmsign:
 
     def check(self) -> None:
         """Sign nothing in particular, which shows whether the passphrase opens the key."""
-        signing_gpg.try_passphrase(self.config.gnupg_home, self.pair, self.secret)
+        signing_gpg.sign(self.config.gnupg_home, self.pair, self.secret, ["--detach-sign"], b"")
 
     def close(self) -> None:
         """No copy of an RPM stays. GnuPG's agent may: it holds no passphrase, and another run may use it."""

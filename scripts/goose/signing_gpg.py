@@ -192,18 +192,25 @@ def told(errors: str, secret: Passphrase) -> None:
         raise SigningError(f"{secret.source} is not the passphrase of the key: GnuPG refuses it.", EXIT_AUTHENTICATION)
 
 
-def try_passphrase(home: Path, pair: KeyPair, secret: Passphrase, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Sign an empty text. `SigningError` where that fails, or another key signs."""
+def sign(
+    home: Path, pair: KeyPair, secret: Passphrase, words: Sequence[str], text: bytes,
+    sleep: Callable[[float], None] = time.sleep,
+) -> bytes:
+    """What gpg makes of ``text`` with ``words``, as in ["--armor", "--detach-sign"].
+
+    Raises:
+        SigningError: where that fails, or another key signs.
+    """  # fmt: skip
     for pause in (0.5, 2.0, None):
         with held(secret) as descriptor:
             # Never to /dev/null: gpg removes the file that it is to write, this one too, and writes it anew.
-            words = ["--status-fd", "2", *with_passphrase(descriptor), "-u", f"{pair.signer}!", "-o", "-"]
-            done = gpg([*words, "--detach-sign"], home, fds=(descriptor,))
+            options = ["--status-fd", "2", *with_passphrase(descriptor), "-u", f"{pair.signer}!", "-o", "-"]
+            done = gpg([*options, *words], home, text, (descriptor,))
         errors = done.stderr.decode("utf-8", "replace")
         told(errors, secret)
         made = re.search(rb"SIG_CREATED \S+ \S+ \S+ \S+ \S+ (\w+)", done.stderr)
         if done.returncode == 0 and made and made[1].decode() == pair.signer:
-            return
+            return done.stdout
         # An agent that another run has started ends with that run, and gpg then starts another.
         if pause:
             sleep(pause)

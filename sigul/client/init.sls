@@ -13,7 +13,7 @@
 {%- set cert = '/etc/goose/signing/' ~ identity ~ '.pem' %}
 {%- set programs = ['signing_key.py', 'sigulsign_unsigned.py', 'goose/__init__.py', 'goose/signing.py',
                     'goose/signing_backends.py', 'goose/signing_config.py', 'goose/signing_gpg.py', 'goose/signing_key.py',
-                    'goose/signing_koji.py'] %}
+                    'goose/signing_file.py', 'goose/signing_koji.py', 'sign_file.py'] %}
 {%- set selinux = sigul.selinux if grains.get('selinux', {}).get('enabled') else {} %}
 {#- A directory of this host is Koji's volume only where the hub is here. -#}
 {%- set volume_here = koji.volume.kind != 'local' or 'koji.hub' in pillar.get('roles', []) %}
@@ -67,6 +67,12 @@ sigul-client-packages:
 sigul-client-group:
   group.present:
     - name: {{ client.group }}
+    - system: true
+
+{#- Who makes repositories has it from mash's state, where that is applied here too. #}
+sigul-client-files-group:
+  group.present:
+    - name: {{ signing.files_group }}
     - system: true
 
 sigul-client-user:
@@ -255,6 +261,7 @@ sigul-client-selinux-label:
 {%- set program = signing.program_dir ~ '/signing_key.py' %}
 {%- set public = signing.keys_dir ~ '/RPM-GPG-KEY-' ~ name %}
 {%- set made = not by_sigul and key.create and key.state == 'active' %}
+{%- set served = key.state != 'retired' %}
 {%- set timed = key.timer.enabled and key.state == 'active' and key.tags != [] %}
 {%- if made %}
 
@@ -287,6 +294,54 @@ sigul-client-public-{{ name }}:
       - file: sigul-client-directory-{{ signing.keys_dir | replace('/', '-') }}
 {%- endif %}
 
+{%- set unit = {'key': name, 'user': client.user, 'group': client.group, 'home': client.home, 'timer': key.timer, 'config': signing.config_file,
+               'credential': key.credential if not key.passphrase_file else '', 'credstore': signing.credstore} %}
+{%- if served %}
+
+sigul-client-files-service-{{ name }}:
+  file.managed:
+    - name: /etc/systemd/system/signing-{{ name }}-files@.service
+    - source: salt://sigul/files/signing.service.jinja
+    - template: jinja
+    - mode: '0644'
+    - context: {{ dict(unit, program=signing.program_dir ~ '/sign_file.py', serve=true) | tojson }}
+
+sigul-client-files-unit-{{ name }}:
+  file.managed:
+    - name: /etc/systemd/system/signing-{{ name }}-files.socket
+    - source: salt://sigul/files/signing-files.socket.jinja
+    - template: jinja
+    - mode: '0644'
+    - context: {{ {'key': name, 'group': signing.files_group} | tojson }}
+
+sigul-client-files-{{ name }}:
+  service.running:
+    - name: signing-{{ name }}-files.socket
+    - enable: true
+    - unmask: true
+    - require:
+      - group: sigul-client-files-group
+      - file: sigul-client-config
+      - file: sigul-client-files-service-{{ name }}
+    - watch:
+      - file: sigul-client-files-unit-{{ name }}
+{%- else %}
+
+sigul-client-files-{{ name }}:
+  service.dead:
+    - name: signing-{{ name }}-files.socket
+    - enable: false
+    - onlyif: test -e /etc/systemd/system/signing-{{ name }}-files.socket
+
+{%- for unit_file in ('files.socket', 'files@.service') %}
+
+sigul-client-{{ 'files-unit' if unit_file == 'files.socket' else 'files-service' }}-{{ name }}:
+  file.absent:
+    - name: /etc/systemd/system/signing-{{ name }}-{{ unit_file }}
+    - require:
+      - service: sigul-client-files-{{ name }}
+{%- endfor %}
+{%- endif %}
 {%- if timed %}
 {%- for kind in ('service', 'timer') %}
 sigul-client-{{ kind }}-{{ name }}:
@@ -295,9 +350,7 @@ sigul-client-{{ kind }}-{{ name }}:
     - source: salt://sigul/files/signing.{{ kind }}.jinja
     - template: jinja
     - mode: '0644'
-    - context: {{ {'key': name, 'user': client.user, 'group': client.group, 'home': client.home, 'timer': key.timer,
-                   'program': signing.program_dir ~ '/sigulsign_unsigned.py', 'config': signing.config_file,
-                   'credential': key.credential if not key.passphrase_file else '', 'credstore': signing.credstore} | tojson }}
+    - context: {{ dict(unit, program=signing.program_dir ~ '/sigulsign_unsigned.py', serve=false) | tojson }}
 {%- endfor %}
 
 sigul-client-timing-{{ name }}:

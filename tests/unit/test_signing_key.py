@@ -125,9 +125,9 @@ def test_create_after_a_kill(place: Place) -> None:
     (place.credstore / "signing-one").write_text("geheim"[::-1])
     assert place.run("create", "one")[1]["created"]
     pair = signing_gpg.need_pair(place.home, signing_key.Config.read(place.top / "signing.json").key("one"))
-    signing_gpg.try_passphrase(place.home, pair, signing_key.Passphrase(b"geheim", "the test"))
+    signing_gpg.sign(place.home, pair, signing_key.Passphrase(b"geheim", "the test"), ["--detach-sign"], b"")
     with pytest.raises(signing_key.SigningError, match="is not the passphrase") as caught:
-        signing_gpg.try_passphrase(place.home, pair, signing_key.Passphrase(b"falsch", "the test"))
+        signing_gpg.sign(place.home, pair, signing_key.Passphrase(b"falsch", "the test"), ["--detach-sign"], b"")
     assert caught.value.status == 3
 
 
@@ -284,7 +284,7 @@ def test_real_systemd_creds(place: Place, monkeypatch: pytest.MonkeyPatch) -> No
         opened = subprocess.run([real, "decrypt", str(sealed), "-"], capture_output=True, check=True).stdout
     assert len(opened) == 64 and opened not in sealed.read_bytes()
     pair = signing_gpg.need_pair(place.home, signing_key.Config.read(place.top / "signing.json").key("one"))
-    signing_gpg.try_passphrase(place.home, pair, signing_key.Passphrase(opened, "the test"))
+    signing_gpg.sign(place.home, pair, signing_key.Passphrase(opened, "the test"), ["--detach-sign"], b"")
 
 
 def test_retire_what_was_never_made(place: Place) -> None:

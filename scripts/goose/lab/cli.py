@@ -55,7 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     execute.add_argument("words", nargs=argparse.REMAINDER, metavar="-- CMD …")
     execute.set_defaults(command=_exec)
 
-    rebuild = commands.add_parser("rebuild", help="source RPMs to builds, signed, in repositories")
+    rebuild = commands.add_parser("rebuild", help="source RPMs to builds, signed, repositories, a DVD")
     rebuild.add_argument("srpms", nargs="*", type=Path, metavar="SRPM", help="default: the samples")
     rebuild.add_argument("--from-scm", action="store_true", help="import them, and build from git and lookaside cache")
     rebuild.add_argument("--json", action="store_true")
@@ -155,6 +155,9 @@ def _rebuild(arguments: argparse.Namespace) -> int:
             print(f"{result['signed']['rpms']} RPMs of them are signed with {result['signed']['key']}")
         for url in result.get("repos", []):
             print(url)
+        if "iso" in result:
+            print(f"{result['iso']['url']}: {result['iso']['bytes'] / 2**20:.1f} MiB, SHA-256 {result['iso']['sha256']}")
+        print(f"{result['seconds']:.0f} seconds")
     return status
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import ssl
 import subprocess
+import time
 import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
@@ -30,6 +31,9 @@ _FIRST_ADDRESS = 10
 # Where the tree lies on the hosts that have it.
 _SCRIPTS = "/srv/salt/scripts"
 _PROGRAMS = "/usr/local/lib/goose"
+
+# Stage and release of what `rebuild` composes: it stands at /compose/testing/VERSION-rebuild.
+_STAGE = ("testing", "rebuild")
 
 # What the master's host needs before any minion can be told anything.
 _FIRST_ROLES = ("salt.master", "pki.ca")
@@ -163,10 +167,11 @@ class Lab:
     # Build
 
     def rebuild(self, srpms: list[Path], *, from_scm: bool = False) -> dict[str, Any]:
-        """Build ``srpms``, or the samples where there are none, in Koji; what `rebuild --json` prints.
+        """From ``srpms``, or the samples where there are none, to a medium; what `rebuild --json` prints.
 
         With ``from_scm`` they are imported first, and Koji builds from git and the lookaside cache.
         """
+        start = time.monotonic()
         admin = self.need_role("koji.content")
         inbox = "/var/tmp/lab-srpms"
         admin.run(["mkdir", "-p", inbox])
@@ -182,6 +187,8 @@ class Lab:
         result = self._build(names, self._import(names) if from_scm else "")
         self._sign(result)
         self._mash(result)
+        self._compose(result)
+        result["seconds"] = round(time.monotonic() - start, 1)
         return result
 
     def _import(self, paths: list[str]) -> str:
@@ -253,6 +260,27 @@ class Lab:
         places = sorted(path for path in made if path.endswith("/repodata/repomd.xml"))
         result["repos"] = [f"{top}/{path[: -len('repodata/repomd.xml')]}" for path in places]
 
+    def _compose(self, result: dict[str, Any]) -> None:
+        """Compose the repositories, where there is a host for it, and add the first medium to ``result``."""
+        composer = self.with_role("pungi")
+        if composer is None or "repos" not in result:
+            return
+        self.progress("composing variants and media")
+        version = str(self._site()["version"])
+        words = [f"{_PROGRAMS}/compose_iso.py", version, *_STAGE, "--json"]
+        output = json.loads(composer.run(["cat", "/etc/goose/compose.json"]).stdout)["output"]
+        owner = composer.run(["stat", "--format=%U", output]).stdout.strip()
+        done = composer.run(["runuser", "-u", owner, "--", *words], check=False)
+        try:
+            made = json.loads(done.stdout)
+        except ValueError:
+            made = {}
+        if done.returncode or not made.get("iso"):
+            self.progress(f"nothing was composed on {composer.fqdn}:\n{done.stderr.strip()}")
+            result["status"] = result["status"] or 1
+            return
+        result["iso"] = {key: made["iso"][key] for key in ("url", "sha256", "bytes")}
+
     def _started(self, host: Host, unit: str) -> bool:
         """Whether a unit that does its work and ends has succeeded; what it said last is told where not."""
         if host.run(["systemctl", "start", unit], check=False).returncode == 0:
@@ -308,6 +336,7 @@ class Lab:
             "lookaside-upload": ("lookaside", "/lookaside-upload"),
             "scm": ("scm", "/git/"),
             "repos": ("mash", "/repos/"),
+            "compose": ("pungi", "/compose/"),
         }
         found = {}
         for service, (role, path) in paths.items():
