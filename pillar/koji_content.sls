@@ -28,6 +28,8 @@ koji:
       kojira: {permissions: [repo]}
       # Signs: what the certificate of the role sigul.client says.
       signer: {permissions: [sign]}
+      # Has repositories made by Koji: what the certificate of the role mash says.
+      mash: {permissions: [dist-repo]}
 
     # Beside Koji's own, name: {description, comment, enabled}.
     channels: {}

@@ -146,16 +146,16 @@ def ask(name: str, how: str, text: bytes, sockets: Path = SOCKETS) -> bytes:
                 f"{path} is not open to {pwd.getpwuid(os.geteuid()).pw_name}: it is for the group in pillar"
                 " signing:files_group.",
             ) from error
-        except OSError as error:
-            raise SigningError(f"{path} does not answer ({error}): look at `systemctl status signing-{name}-files.socket`.",
-                               EXIT_TOOL) from error  # fmt: skip
+        except OSError:
+            # A unit that fails before it reads resets the connection.
+            said = b""
     kind, _, rest = said.partition(b"\n")
     if kind == b"refused":
         raise SigningError(rest.decode("utf-8", "replace"), EXIT_TOOL)
     if kind != b"signed" or not rest.startswith(_BEGINS[how]):
         raise SigningError(
-            f"{path} gave no answer: look at `journalctl -u 'signing-{name}-files@*'`. Status 243 there: the passphrase"
-            " is not sealed on this host.",
+            f"{path} gives no answer: look at `journalctl -u signing-{name}-files.socket -u 'signing-{name}-files@*'`."
+            " Status 243 there: the passphrase is not sealed on this host.",
             EXIT_TOOL,
         )
     return rest

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 import subprocess
 import urllib.parse
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from dnf_client import Dnf
 from goose.lab import lab as labs
 from goose.lab.host import Host
 from koji_client import Client
@@ -71,23 +74,93 @@ def test_again_changes_nothing(repos: list[str], maker: Host) -> None:
     assert maker.run(["readlink", f"/srv/repos/{NAME}"]).stdout == before
 
 
+def client(lab: labs.Lab, maker: Host, directory: Path) -> Dnf:
+    """dnf with nothing but the published repository file, which names the published key."""
+    dnf = Dnf(lab, directory)
+    dnf.repository(NAME, lab.get(f"https://{maker.fqdn}/repos/{NAME}.repo").decode())
+    return dnf
+
+
+def build_root(lab: labs.Lab, arch: str = "x86_64") -> str:
+    """What the lab's packages stand on: Koji's own repository, of the build root's packages, which nobody signs."""
+    return f"{lab.services()['koji-files']}/repos/{NAME}-build/latest/{arch}"
+
+
 def test_dnf_installs(repos: list[str], lab: labs.Lab, maker: Host, tmp_path: Path) -> None:
-    """With nothing but the published repository file and key, into an empty root; every package is checked."""
-    sources = tmp_path / "repos"
-    sources.mkdir()
-    (sources / f"{NAME}.repo").write_bytes(lab.get(f"https://{maker.fqdn}/repos/{NAME}.repo"))
-    root = tmp_path / "root"
-    # Debian's dnf has a plug-in with a repository of its own.
-    command = ["dnf", "--noplugins", "--assumeyes", f"--installroot={root}", "--releasever=1", "--forcearch=x86_64"]
-    command += [f"--setopt={option}" for option in (
-        f"reposdir={sources}", f"sslcacert={lab.ca_path()}", f"cachedir={tmp_path}/cache", "install_weak_deps=False",
-        "varsdir=/dev/null", "logdir=/tmp",
-    )]  # fmt: skip
-    done = subprocess.run([*command, "install", "goose-release"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "Importing GPG key" in done.stdout + done.stderr
+    """With nothing but the published repository file and key, into an empty root; metadata and package are checked."""
+    dnf = client(lab, maker, tmp_path)
+    assert "repo_gpgcheck=1" in (dnf.sources / f"{NAME}.repo").read_text()
+    assert "Importing GPG key" in dnf("install", "goose-release")
+    root = dnf.root
     assert (root / f"etc/pki/rpm-gpg/RPM-GPG-KEY-{NAME}").read_text().split() == lab.public_key().split()
     assert "gpgcheck=1" in (root / "etc/yum.repos.d/goose.repo").read_text()
+
+
+def test_metadata_that_nobody_signed_is_refused(repos: list[str], lab: labs.Lab, maker: Host, tmp_path: Path) -> None:
+    """A client that asks for signed metadata takes no other: here, that of the build root."""
+    dnf = client(lab, maker, tmp_path)
+    text = (dnf.sources / f"{NAME}.repo").read_text()
+    lines = [f"baseurl={build_root(lab)}" if line.startswith("baseurl=") else line for line in text.splitlines()]
+    (dnf.sources / f"{NAME}.repo").write_text("\n".join(lines))
+    assert "repomd.xml.asc" in dnf("install", "goose-release", check=False)
+    assert not list(dnf.root.glob("etc/os-release"))
+
+
+def test_dnf_installs_dependencies(repos: list[str], lab: labs.Lab, maker: Host, tmp_path: Path) -> None:
+    """64 and 32 bits side by side, with what they require: of the repository, and of what it stands on."""
+    dnf = client(lab, maker, tmp_path)
+    for arch in ("x86_64", "i386"):
+        dnf.repository(f"root-{arch}", f"baseurl={build_root(lab, arch)}\ngpgcheck=0\n")
+    dnf("install", "libcap-ng-devel.x86_64", "libcap-ng-devel.i686")
+    done = subprocess.run(
+        ["rpm", f"--root={dnf.root}", "-q", "--qf", "%{NAME}.%{ARCH} %{SIGPGP:pgpsig}%{RSAHEADER:pgpsig}\n", "-a"],
+        capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    rows = dict(line.split(" ", 1) for line in done.stdout.splitlines())
+    ours = {f"{name}.{arch}" for name in ("libcap-ng", "libcap-ng-devel") for arch in ("x86_64", "i686")}
+    assert ours <= set(rows) and len(rows) > len(ours)
+    assert all("Key ID" in rows[name] for name in ours)
+
+
+def test_other_checkers_agree(repos: list[str], lab: labs.Lab, maker: Host, tmp_path: Path) -> None:
+    """dnf's repoclosure, createrepo_c, which finds nothing to do, and rpmdeplint, which knows libsolv's rules."""
+    dnf = client(lab, maker, tmp_path)
+    for arch in ("x86_64", "i386"):
+        dnf.repository(f"root-{arch}", f"baseurl={build_root(lab, arch)}\ngpgcheck=0\n")
+    said = dnf("repoclosure", f"--check={NAME}", "--newest", plugins=True)
+    assert "unresolved" not in said
+
+    copy = tmp_path / "copy"
+    shutil.copytree(maker.root / f"srv/repos/{NAME}/x86_64/os", copy)
+    before = packages(copy)
+    done = subprocess.run(["createrepo_c", "--quiet", "--update", str(copy)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert packages(copy) == before and len(before) > 8
+
+    environment = {**os.environ, "REQUESTS_CA_BUNDLE": str(lab.ca_path()), "CURL_CA_BUNDLE": str(lab.ca_path())}
+    command = [str(rpmdeplint(tmp_path)), "check-sat", f"--repo=own,{copy}"]
+    for arch in ("x86_64", "i386"):
+        command.append(f"--repo=root-{arch},{lab.record.root}/volumes/koji/repos/{NAME}-build/latest/{arch}")
+    done = subprocess.run([*command, *map(str, sorted(copy.rglob("*.rpm")))], capture_output=True, text=True, check=False,
+                          env=environment)  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def packages(tree: Path) -> dict[str, str]:
+    """Checksum -> place of the packages of a repository, by createrepo_c's own reader."""
+    import createrepo_c
+
+    metadata = createrepo_c.Metadata()
+    metadata.locate_and_load_xml(str(tree))
+    return {key: metadata.get(key).location_href for key in metadata.keys()}
+
+
+def rpmdeplint(directory: Path) -> Path:
+    """The program, of PyPI, on the system's own bindings of librepo, libsolv and rpm."""
+    venv = directory / "venv"
+    subprocess.run(["/usr/bin/python3", "-m", "venv", "--system-site-packages", str(venv)], check=True)
+    subprocess.run([str(venv / "bin/pip"), "install", "--quiet", "rpmdeplint==2.1"], check=True, capture_output=True)
+    return venv / "bin/rpmdeplint"
 
 
 def test_an_unsigned_package_refuses_it(

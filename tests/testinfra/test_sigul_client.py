@@ -112,3 +112,23 @@ def test_certificate_of_sigul(host, config, client):
     words = ["-d", f"sql:{sigul['nss']['nss-dir']}", "-n", sigul["client"]["client-cert-nickname"], "-a"]
     held = host.says("certutil", "-L", *words)
     assert held.split() == host.text(f"{host.pki}/{sigul['client']['user-name']}.crt").split()
+
+
+def test_files_are_signed_for_one_group(host, config):
+    """Who makes repositories gets signatures, and nobody else does; the key itself stays closed to both."""
+    mash = host.settings("mash")
+    group = host.settings("sigul")["signing"]["files_group"] or mash["group"]
+    script = 'd=$(mktemp -d) && "$0" "$1" "$2" "$d/signed" && head -n1 "$d/signed"; rm -r "$d"'
+    for name in (name for name, key in config["keys"].items() if key["state"] != "retired"):
+        assert host.runs(f"signing-{name}-files.socket")
+        assert host.access(f"/run/goose-signing/{name}") == f"root:{group} 660"
+        words = ("sh", "-c", script, f"{PROGRAMS}/sign_file.py", name, CONFIG)
+        assert "is not open to nobody" in host.run(*words, user="nobody").err
+        if config["backend"] == "rpmsign" and "mash" in host.roles and key_is_made(host, name):
+            assert host.says(*words, user=mash["user"]) == "-----BEGIN PGP SIGNATURE-----"
+
+
+def key_is_made(host, name):
+    """Whether the signing host has the key itself."""
+    rows = json.loads(host.says(f"{PROGRAMS}/signing_key.py", "list", "--json"))["keys"]
+    return any(row["key"] == name and row["fingerprint"] for row in rows)

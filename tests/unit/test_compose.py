@@ -567,6 +567,24 @@ def test_missing_dependency(site: Site) -> None:
     assert site.told("1", "Beta", "RC4", "--allow-broken")["warnings"]
 
 
+def test_parents(site: Site, tmp_path: Path) -> None:
+    """What stands on another repository: its packages count as there, and are in no variant."""
+    specs = [
+        Spec("top", "Requires: /usr/share/data/table\nRequires: (plugin if setup)", ["/usr/bin/top"]),
+        Spec("alone", files=["/usr/bin/alone"]),
+    ]
+    parent, site.repository = site.repository, make(tmp_path / "goose-1", specs)
+    places = {"variants": {"A": {"packages": ["top"]}}, "isos": []}
+    site.configure(**places)
+    assert "top-1.0-1.x86_64 requires /usr/share/data/table, which nothing provides." in refused(site, 1)
+    site.configure(**places, parents=[f"{parent}/{{arch}}/os"])
+    assert site.told()["variants"] == {"A": {"x86_64": {"packages": 1, "sources": 1, "debug": 0}}}
+    site.configure(**places, parents=[f"{parent}/nosuch"])
+    assert "nosuch/repodata/repomd.xml cannot be read" in refused(site, 1)
+    site.configure(**places, parents=["data"])
+    assert "parents[0] is 'data': give an absolute path or a URL." in refused(site, 2)
+
+
 def damaged(site: Site, tmp_path: Path) -> Path:
     """A copy of the repository, for damage."""
     copy = tmp_path / "damaged"
@@ -727,7 +745,8 @@ def test_pungi_configuration(site: Site) -> None:
         variants={
             "BaseOS": {"groups": ["core"]},
             "Apps": {"packages": ["app"], "exclude": ["x*"], "requires": ["BaseOS"]},
-        }
+        },
+        parents=["/srv/{short}-{version}/{arch}"],
     )
     config = compose_config.read(path)
     directory = site.top / "pungi"
@@ -742,6 +761,7 @@ def test_pungi_configuration(site: Site) -> None:
     assert told["variant_as_lookaside"] == [("Apps", "BaseOS")] and told["filter_packages"] == [
         ("^Apps$", {"*": ["x*"]})
     ]
+    assert told["gather_lookaside_repos"] == [("^.*$", {"x86_64": ["/srv/goose-1/x86_64"]})]
     assert '<group default="true">core</group>' in (directory / "variants.xml").read_text()
 
 
