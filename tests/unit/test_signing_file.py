@@ -14,7 +14,8 @@ import pytest
 
 from goose import signing_file, signing_gpg
 from goose.signing_config import SigningError
-from test_signing_key import Place, place  # noqa: F401 (a fixture)
+from test_signing_key import Place
+from test_signing_key import place as place
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "scripts"
 TEXT = b"<repomd>\n- a line that clear signing escapes\n</repomd>\n"
@@ -26,8 +27,8 @@ class Service:
     def __init__(self, place: Place, command: list[str] | None = None) -> None:
         self.directory = place.top / "sockets"
         self.directory.mkdir(exist_ok=True)
-        words = [sys.executable, str(SCRIPTS / "sign_file.py"), "one", "--serve", "--config", str(place.top / "signing.json")]
-        self.command = command or words
+        words = ["one", "--serve", "--config", str(place.top / "signing.json")]
+        self.command = command or [sys.executable, str(SCRIPTS / "sign_file.py"), *words]
         self.journal: list[str] = []
         self.listening = socket.socket(socket.AF_UNIX)
         self.listening.bind(str(self.directory / "one"))
@@ -42,7 +43,7 @@ class Service:
             except OSError:
                 return
             with connection:
-                done = subprocess.run(self.command, stdin=connection, capture_output=True, text=True, check=False)
+                done = subprocess.run(self.command, stdin=connection.fileno(), capture_output=True, text=True, check=False)
                 self.journal.append(done.stderr)
 
     def close(self) -> None:
@@ -52,7 +53,7 @@ class Service:
 
 
 @pytest.fixture
-def keyed(place: Place) -> Place:  # noqa: F811
+def keyed(place: Place) -> Place:
     """A signing host with a key, whose passphrase is in a file of the configuration."""
     assert place.run("create", "one", "--passphrase-file", str(place.top / "passphrase"))[0] == 0
     place.keys["one"]["passphrase_file"] = str(place.top / "passphrase")
@@ -67,7 +68,7 @@ def service(keyed: Place) -> Iterator[Service]:
     found.close()
 
 
-def verified(place: Place, *paths: Path) -> str:  # noqa: F811
+def verified(place: Place, *paths: Path) -> str:
     done = signing_gpg.gpg(["--verify", *map(str, paths)], place.home)
     assert done.returncode == 0, done.stderr.decode()
     return done.stderr.decode()
@@ -83,7 +84,9 @@ def test_signs(keyed: Place, service: Service, monkeypatch: pytest.MonkeyPatch) 
     assert signing_file.main(["one", str(given), str(signed), "--clear"]) == 0
     verified(keyed, signed)
     assert b"- - a line" in signed.read_bytes()
-    assert [f"signed {len(TEXT)} bytes, {how}" in line for how, line in zip(("detached", "clear"), service.journal)] == [True] * 2
+    for how, line in zip(("detached", "clear"), service.journal):
+        assert f"signed {len(TEXT)} bytes, {how}" in line
+    assert len(service.journal) == 2
     assert "one, for root: " in service.journal[0] or os.geteuid() != 0
     assert "geheim" not in "".join(service.journal)
     assert not list(keyed.top.glob(".*.partial"))
@@ -135,14 +138,15 @@ def test_nobody_answers(keyed: Place, capsys: pytest.CaptureFixture[str]) -> Non
     assert not (keyed.top / "asc").exists()
 
 
-def test_sigul(place: Place) -> None:  # noqa: F811
+def test_sigul(place: Place) -> None:
     """With Sigul the same, by its own commands for texts and for data."""
     sigul = place.top / "sigul" / "sigul"
     sigul.parent.mkdir()
     sigul.write_text(
         f"#!/bin/sh\necho \"$@\" >> {place.top}/sigul.log\n"
         'while [ "$1" != -o ]; do kind="$kind $1"; shift; done\n'
-        'case $kind in *--armor) echo "-----BEGIN PGP SIGNATURE-----";; *) echo "-----BEGIN PGP SIGNED MESSAGE-----";; esac > "$2"\n'
+        'what="SIGNED MESSAGE"; case $kind in *--armor) what=SIGNATURE;; esac\n'
+        'echo "-----BEGIN PGP $what-----" >"$2"\n'
         f'cat "$4" >> {place.top}/given\n'
     )
     sigul.chmod(0o755)
