@@ -198,3 +198,16 @@ def test_an_unsigned_package_refuses_it(
     assert {name: set(tree["rpms"]) for name, tree in after["trees"].items()} == {
         name: set(tree["rpms"]) for name, tree in before["trees"].items()
     }
+
+
+def test_dist_repo(repos: list[str], lab: labs.Lab, maker: Host) -> None:
+    """The same gate, and then Koji's own task, by the certificate that the role brings."""
+    config = maker.root / "var/tmp/dist-repo"
+    config.mkdir(exist_ok=True)
+    (config / "mash.conf").write_text((maker.root / "etc/mash/mash.conf").read_text())
+    (config / "dist.mash").write_text(f"[dist]\ntag = {NAME}\nkeys = {NAME}\narches = x86_64\nengine = dist-repo\n")
+    command = ["runuser", "-u", "goose-mash", "--", PROGRAM, "dist", "--config", "/var/tmp/dist-repo", "--json"]
+    (made,) = json.loads(maker.run(command).stdout)["mashes"]
+    assert made["result"] == "published"
+    place = made["path"].replace("/mnt/koji", lab.services()["koji-files"])
+    assert lab.answers(f"{place}/x86_64/repodata/repomd.xml") and lab.answers(f"{place}/src/repodata/repomd.xml")

@@ -15,7 +15,7 @@ def config(host):
 
 @pytest.fixture
 def user(host):
-    return host.settings("pungi")["user"]
+    return host.settings("mash")["user"]
 
 
 @pytest.fixture
