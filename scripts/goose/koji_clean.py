@@ -76,7 +76,8 @@ class Config:
         try:
             data = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
-            raise CleanError(f"{path}: {error.strerror}: apply koji.gc or koji.builder on this host.", EXIT_USAGE) from error
+            sentence = f"{path}: {error.strerror}: apply koji.gc or koji.builder on this host."
+            raise CleanError(sentence, EXIT_USAGE) from error
         except ValueError as error:
             raise CleanError(f"{path} is no JSON ({error}): apply the states on this host.", EXIT_USAGE) from error
         try:

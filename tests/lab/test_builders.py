@@ -97,6 +97,11 @@ def two(lab: labs.Lab) -> tuple[Host, Host]:
     return first, second
 
 
+def pid(builder: Host) -> str:
+    """The process of its kojid; 0 where it does not run."""
+    return builder.run(["systemctl", "show", "--value", "--property=MainPID", "kojid"], check=False).stdout.strip()
+
+
 def open_tasks(hub: Hub, builder: Host) -> list[dict[str, Any]]:
     """What runs on a builder now."""
     number = hub("getHost", builder.fqdn)["id"]
@@ -124,7 +129,8 @@ def test_queue_with_a_dead_and_a_drained_builder(
     wanted = set(queue.values())
 
     def builds_on(host: Host) -> set[int]:
-        return {task["id"] for task in open_tasks(hub, host) if task["method"] == "buildArch" and task["parent"] in wanted}
+        builds = [task for task in open_tasks(hub, host) if task["method"] == "buildArch"]
+        return {task["id"] for task in builds if task["parent"] in wanted}
 
     for host in two:
         wait_for(partial(builds_on, host), f"a build on {host.name}", 120)
@@ -139,12 +145,9 @@ def test_queue_with_a_dead_and_a_drained_builder(
     hit = {task["id"] for task in open_tasks(hub, killed)}
     parents = {task["parent"] or task["id"] for task in open_tasks(hub, killed)} & wanted
     assert hit, "nothing ran on the builder that was killed"
-    before = killed.run(["systemctl", "show", "--value", "--property=MainPID", "kojid"]).stdout.strip()
+    before = pid(killed)
     killed.run(["systemctl", "kill", "--kill-who=all", "--signal=KILL", "kojid"])
-    wait_for(
-        lambda: killed.run(["systemctl", "show", "--value", "--property=MainPID", "kojid"]).stdout.strip() not in ("0", before),
-        "kojid to be started again", 60,
-    )  # fmt: skip
+    wait_for(lambda: pid(killed) not in ("0", before), "kojid to be started again", 60)
 
     out, err = draining.communicate(timeout=400)
     assert draining.returncode == 0, err
@@ -167,7 +170,8 @@ def test_queue_with_a_dead_and_a_drained_builder(
         if number not in parents:
             assert len(builds) == len(finished) == 1, builds
             assert len(hub("listBuildroots", taskID=builds[0]["id"])) == 1, f"{name} was built twice"
-    hosts = Counter(task["host"] for number in wanted for task in hub.children(number, "buildArch") if task["state"] == "CLOSED")
+    builds = [task for number in wanted for task in hub.children(number, "buildArch")]
+    hosts = Counter(task["host"] for task in builds if task["state"] == "CLOSED")
     assert set(hosts) == {killed.fqdn, drained.fqdn}, hosts
 
 
@@ -180,7 +184,9 @@ def test_canary_on_each(builders: Builders, two: tuple[Host, Host], hub: Hub) ->
             assert tried["rpms"]
 
 
-def test_drained_builder_is_not_enabled_by_a_highstate(command: Command, builders: Builders, two: tuple[Host, Host], hub: Hub) -> None:
+def test_drained_builder_is_not_enabled_by_a_highstate(
+    command: Command, builders: Builders, two: tuple[Host, Host], hub: Hub
+) -> None:
     """koji.content finds nothing to do, and says why; a canary on it, and it is as it was."""
     name = two[0].fqdn
     before = hub("getHost", name)
@@ -221,7 +227,10 @@ def test_housekeeping(queue: dict[str, int], command: Command, builders: Builder
     specs = {name: _SPEC.format(name=name, run=f"0.{run}") for name in ("lab-gc-old", "lab-gc-kept")}
     for name, spec in specs.items():
         directory = f"/var/tmp/lab-tests/{name}-{run}"
-        script = f"mkdir -p {directory} && cat >{directory}/x.spec && rpmbuild --quiet -bs --define '_srcrpmdir {directory}' {directory}/x.spec"
+        script = (
+            f"mkdir -p {directory} && cat >{directory}/x.spec"
+            f" && rpmbuild --quiet -bs --define '_srcrpmdir {directory}' {directory}/x.spec"
+        )
         command.on(builders.host.name, "sh", "-c", script, stdin=spec)
         command.on(builders.host.name, "sh", "-c", f"koji import --create-build {directory}/*.src.rpm")
     kept = f"lab-gc-kept-1-0.{run}"
@@ -236,7 +245,8 @@ def test_housekeeping(queue: dict[str, int], command: Command, builders: Builder
     said = command.on(host.name, *gc)
     assert f"Would have moved to trashcan: {old}" in said and kept not in said
     assert not [b for b in hub("listTagged", "trashcan") if b["nvr"] == old]
-    command.on(host.name, "sh", "-c", "umask 077; sed 's/^test = True/test = False/' /etc/koji-gc/koji-gc.conf >/run/koji-gc.lab.conf")
+    real = "sed 's/^test = True/test = False/' /etc/koji-gc/koji-gc.conf >/run/koji-gc.lab.conf"
+    command.on(host.name, "sh", "-c", real)
     for _ in range(2):
         said = command.on(host.name, *gc, "--config-file=/run/koji-gc.lab.conf")
     assert f"Deleting build: {old}" in said
@@ -246,9 +256,9 @@ def test_housekeeping(queue: dict[str, int], command: Command, builders: Builder
     assert (volume / f"packages/lab-gc-kept/1/0.{run}/src/{kept}.src.rpm").is_file()
 
     aged, young = sorted(queue.values())[:2]
-    command.on(host.name, "find", f"/mnt/koji/scratch/kojiadmin/task_{aged}", "-exec", "touch", "-h", "-d", "40 days ago", "{}", "+")
-    program = ["/usr/local/lib/goose/koji_clean.py", "volume", "--json"]
     path = f"/mnt/koji/scratch/kojiadmin/task_{aged}"
+    command.on(host.name, "find", path, "-exec", "touch", "-h", "-d", "40 days ago", "{}", "+")
+    program = ["/usr/local/lib/goose/koji_clean.py", "volume", "--json"]
     listed = json.loads(command.on(host.name, *program))
     assert listed["dry_run"] and path in listed["removed"]
     assert (volume / f"scratch/kojiadmin/task_{aged}").is_dir()

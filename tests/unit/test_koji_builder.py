@@ -462,17 +462,15 @@ def test_killed_canary(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     class Killed(BaseException):
         pass
 
+    def killed(*_: Any) -> None:
+        raise Killed
+
     for verb in ("canary", "drain", "enable", "update"):
         site("drain", "b1")
-        held = builder.hold
         with monkeypatch.context() as patch:
-            def killed(*args: Any, **kwargs: Any) -> Any:
-                if site.hub.hosts["b1"]["enabled"]:
-                    raise Killed
-                return held(*args, **kwargs)
-
-            patch.setattr(builder, "hold", killed)
-            site.hub.at[site.hub.now + 2] = lambda: (_ for _ in ()).throw(Killed())  # type: ignore[assignment]
+            patch.setattr(site.hub, "do_cancelTask", killed)
+            patch.setattr(site.hub, "do_disableHost", killed)
+            site.hub.at[site.hub.now + 2] = killed
             with pytest.raises(Killed):
                 site("canary", "b1")
         assert (site.hub.hosts["b1"]["enabled"], site.hub.hosts["b1"]["channels"]) == (True, [])
@@ -491,8 +489,8 @@ def test_srpm() -> None:
 
     with tempfile.TemporaryDirectory() as work:
         path = builder.make_srpm(Path(work))
-        said = subprocess.run(["rpm", "-qp", "--qf", "%{name} %{sourcepackage}", path], capture_output=True, text=True, check=True)
-    assert said.stdout == "goose-canary 1"
+        said = subprocess.check_output(["rpm", "-qp", "--qf", "%{name} %{sourcepackage}", path], text=True)
+    assert said == "goose-canary 1"
 
 
 # --- The whole -------------------------------------------------------------------------------------
@@ -607,8 +605,11 @@ def test_salt(monkeypatch: pytest.MonkeyPatch) -> None:
     assert salt.highstate("b1") == ["koji-builder-service"]
     assert commands[1] == ["salt", "--out=json", "--out-indent=-1", "--timeout=300", "-L", "b1", "state.apply"]
     state["x_|-koji-builder-service"].update(result=False, comment="it does not run")
-    for answer, said in ((json.dumps({"b1": state}), "it does not run"), (json.dumps({"b1": ["No matching sls"]}), "No matching sls"),
-                         ("", "applied nothing on b1")):  # fmt: skip
+    for answer, said in (
+        (json.dumps({"b1": state}), "it does not run"),
+        (json.dumps({"b1": ["No matching sls"]}), "No matching sls"),
+        ("", "applied nothing on b1"),
+    ):
         with pytest.raises(BuilderError, match=said) as raised:
             salt_run(answer)[0].highstate("b1")
         assert raised.value.status == 5

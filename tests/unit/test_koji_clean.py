@@ -239,8 +239,9 @@ def test_command(site: Site) -> None:
     os.utime(old, (time.time() - 9 * 86400,) * 2)
 
     def command(*words: str, **changes: Any) -> subprocess.CompletedProcess[str]:
-        line = [sys.executable, "-B", str(TREE / "scripts/koji_clean.py"), "roots", f"--config={write(site.root, **changes)}"]
-        return subprocess.run([*line, *words], capture_output=True, text=True, check=False)
+        line = [sys.executable, "-B", str(TREE / "scripts/koji_clean.py"), "roots", "--config"]
+        line += [str(write(site.root, **changes)), *words]
+        return subprocess.run(line, capture_output=True, text=True, check=False)
 
     done = command("--json")
     told = json.loads(done.stdout)
