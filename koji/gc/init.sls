@@ -40,6 +40,15 @@ include:
 
 {{ software(koji, 'gc') }}
 
+koji-gc-config-check:
+  file.managed:
+    - name: /usr/local/sbin/koji-check-gc-conf
+    - source: salt://koji/gc/files/koji-check-gc-conf
+    - mode: '0755'
+    - require:
+      - koji-gc-software
+      - koji-library-software
+
 koji-gc-config:
   file.managed:
     - name: /etc/koji-gc/koji-gc.conf
@@ -47,12 +56,10 @@ koji-gc-config:
     - template: jinja
     - mode: '0644'
     - makedirs: true
-    # Reads it, and asks nobody.
-    - check_cmd: /usr/sbin/koji-gc --skip-main --lock-file=/run/lock/koji-gc.check --config-file
+    - check_cmd: /usr/local/sbin/koji-check-gc-conf
     - context: {{ {'options': options, 'key_aliases': gc.key_aliases, 'policy': gc.policy} | tojson }}
     - require:
-      - koji-gc-software
-      - koji-library-software
+      - file: koji-gc-config-check
 
 {%- set sweep_db = ['--verbose', '--sessions-age=' ~ gc.sweep_db.sessions_days,
                     '--reservations-age=' ~ gc.sweep_db.reservations_days] + gc.sweep_db.options
