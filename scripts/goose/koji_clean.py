@@ -93,7 +93,8 @@ class Config:
         for key in ("topdir", "mockdir"):
             where = getattr(config, key)
             if not where.is_absolute() or ".." in where.parts or len(where.parts) < 3:
-                raise CleanError(f"{path}: {key} is {where}: give an absolute path below a directory of its own.", EXIT_USAGE)
+                sentence = f"{path}: {key} is {where}: give an absolute path below a directory of its own."
+                raise CleanError(sentence, EXIT_USAGE)
         for key in ("scratch_days", "work_days", "roots_days"):
             days = getattr(config, key)
             if isinstance(days, bool) or not isinstance(days, (int, float)) or days < 0:
