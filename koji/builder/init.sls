@@ -33,6 +33,7 @@ include:
   - common
   - pki
   - koji.builder.mock
+  - koji.gc.buildroots
   - koji.library
   - koji.volume
 {%- if scm.urls.anonymous %}

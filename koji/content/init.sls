@@ -27,6 +27,16 @@
 {%- endfor %}
 {%- do content.update({'hosts': hosts}) %}
 
+{#- koji-gc deletes builds, by way of a tag. -#}
+{%- if hosts_with('koji.gc') | load_json %}
+{%- if content.setdefault('users', {}) is mapping %}
+{%- do content.users.setdefault(koji.gc.user, {'permissions': ['admin']}) %}
+{%- endif %}
+{%- if content.setdefault('tags', {}) is mapping %}
+{%- do content.tags.setdefault(koji.gc.trashcan, {}) %}
+{%- endif %}
+{%- endif %}
+
 {#- The embedded build root (role koji.bootstrap) has a tag of its own, and one package for each
     group; a tag with `buildroot: true` is built from it where it is made. -#}
 {%- set root = koji.get('buildroot') or {} %}

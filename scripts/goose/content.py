@@ -228,6 +228,45 @@ class Host:
 
 
 @dataclass(frozen=True)
+class Hold:
+    """What koji_builder.py notes in a builder's comment while it has taken it out of work.
+
+    Koji itself keeps the note: whoever looks at the builder reads it, the next run of the program goes
+    on by it, and koji.content leaves the builder's enabled state, channels and comment alone.
+    """
+
+    retired: bool
+    """Taken out for good."""
+    since: str
+    """When, in UTC."""
+    channels: tuple[str, ...]
+    """Those that the builder had, and gets back."""
+    reason: str = ""
+    comment: str = ""
+    """What the comment was before."""
+
+    @classmethod
+    def read(cls, comment: str | None) -> Hold | None:
+        """The note in a builder's comment, where there is one."""
+        found = _HOLD.fullmatch(comment or "")
+        if found is None:
+            return None
+        kind, since, channels, reason, before = found.groups()
+        return cls(kind == "retired", since, tuple(channels.split()), reason or "", before)
+
+    def __str__(self) -> str:
+        kind = "retired" if self.retired else "drained"
+        reason = f"; {self.reason}" if self.reason else ""
+        note = f"[{kind} by koji_builder.py {self.since}; channels: {' '.join(self.channels)}{reason}]"
+        return f"{note} {self.comment}".rstrip()
+
+
+_HOLD = re.compile(
+    r"\[(drained|retired) by koji_builder\.py ([^;\]]*); channels: ?([^;\]]*?)(?:; ([^\]]*))?\] ?(.*)", re.DOTALL
+)
+
+
+@dataclass(frozen=True)
 class ExternalRepo:
     """A package repository that is not Koji's own."""
 

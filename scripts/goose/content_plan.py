@@ -7,7 +7,7 @@ both.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from goose.content import (
@@ -19,6 +19,7 @@ from goose.content import (
     Channel,
     Content,
     Group,
+    Hold,
     Host,
     Tag,
     User,
@@ -106,6 +107,7 @@ class _Planner:
         self.live = live
         self.steps: list[Step] = []
         self.surplus: dict[str, list[str]] = {}
+        self.kept: list[str] = []
         self.faults: list[str] = []
 
     def step(
@@ -264,6 +266,8 @@ class _Planner:
                 compare = Host(wanted.arches, channels=frozenset({"default"}), description="", comment="")
             else:
                 compare = old
+                if hold := Hold.read(old.comment):
+                    wanted = self.held(name, hold, old, wanted)
             changed = differences(compare, wanted, skip=("channels",))
             edits = {
                 k: " ".join(new) if k == "arches" else new
@@ -291,8 +295,22 @@ class _Planner:
                     changed["channels"] = (compare.channels, wanted.channels | kept)
                 self.edit("hosts", name, changed, calls)
         for name in sorted(self.live.names["hosts"] - set(self.data.hosts)):
-            if self.live.content.hosts[name].enabled:
+            if self.live.content.hosts[name].enabled and not Hold.read(self.live.content.hosts[name].comment):
                 self.extra("hosts", name, "", [Call("disableHost", (name,))])
+
+    def held(self, name: str, hold: Hold, old: Host, wanted: Host) -> Host:
+        """``wanted`` without what koji_builder.py has changed on the hub for a while, which stays as it is."""
+        if hold.retired:
+            self.kept.append(
+                f"Left the builder {name} out: koji_builder.py retired it on {hold.since}. Take it out of"
+                " pillar hosts, or bring it back by `koji_builder.py add`."
+            )
+        else:
+            self.kept.append(
+                f"Left the builder {name} as it is: koji_builder.py drained it on {hold.since}, and"
+                " `koji_builder.py enable` puts it back to work."
+            )
+        return replace(wanted, enabled=old.enabled, channels=old.channels, comment=None)
 
     def external_repos(self) -> None:
         for name, wanted in self.data.external_repos.items():
@@ -594,9 +612,10 @@ def plan(data: Content, live: Live, session: Any = None) -> Plan:
     if planner.faults:
         raise BadData(planner.faults)
     steps = sorted(planner.steps, key=lambda step: STAGES.index(step.stage))
-    kept: list[str] = []
+    kept = planner.kept
     if session is not None:
-        steps, kept = _keep_builds(session, steps)
+        steps, builds = _keep_builds(session, steps)
+        kept = [*kept, *builds]
     surplus = {kind: tuple(sorted(names)) for kind, names in planner.surplus.items() if names}
     return Plan(tuple(steps), surplus, tuple(kept))
 

@@ -21,6 +21,14 @@ def _options(thing: Any, skip: Iterable[str] = ()) -> dict[str, Any]:
     return {key: value for key, value in content.describe(thing, skip).items() if value not in ("", [])}
 
 
+def _in_work(host: content.Host) -> content.Host:
+    """A builder as it was before koji_builder.py took it out of work, which pillar knows nothing of."""
+    hold = content.Hold.read(host.comment)
+    if hold is None:
+        return host
+    return replace(host, enabled=not hold.retired, channels=frozenset(hold.channels), comment=hold.comment)
+
+
 def _listed(things: Mapping[str, Any]) -> list[Any]:
     """Names, and name with options where there are some, in order."""
     return [{name: _options(thing)} if _options(thing) else name for name, thing in sorted(things.items())]
@@ -97,7 +105,7 @@ def export(
             for name, channel in sorted(held.channels.items())
             if name not in content.SCHEMA_CHANNELS or _options(channel)
         },
-        "hosts": {name: _options(host) for name, host in sorted(held.hosts.items())},
+        "hosts": {name: _options(_in_work(host)) for name, host in sorted(held.hosts.items())},
         "external_repos": {name: repo.url for name, repo in sorted(held.external_repos.items())},
         "tags": {name: _tag(tag, mode) for name, tag in sorted(held.tags.items())},
         "targets": {name: _options(target) for name, target in sorted(targets.items())},

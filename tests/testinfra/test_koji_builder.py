@@ -1,5 +1,6 @@
 """A builder."""
 
+import json
 import time
 
 import pytest
@@ -73,3 +74,13 @@ def test_has_room(host, config):
     """Below `minspace` kojid takes no task and says so in its log alone."""
     line = host.says("df", "--output=avail", "-BM", config["workdir"]).splitlines()[-1]
     assert int(line.strip("M ")) > int(config.get("minspace", "8192"))
+
+
+def test_old_build_roots_are_looked_for(host):
+    """kojid leaves some behind for ever, half a gigabyte each."""
+    assert host.runs("koji-clean-roots.timer")
+    assert host.starts_at_boot("koji-clean-roots.timer")
+    told = json.loads(host.says("/usr/local/lib/goose/koji_clean.py", "roots", "--dry-run", "--json"))
+    assert told["failures"] == []
+    if json.loads(host.text("/etc/goose/koji-clean.json"))["dry_run"]:
+        host.says("systemctl", "start", "koji-clean-roots")
