@@ -374,7 +374,8 @@ def test_firewall_by_pillar(renders: Renders, platform: str, tmp_path: Path) -> 
         "ports": {"koji.kojira": [{"port": 8080, "from": "hosts"}]},
     }
     host = renders.host(case, name, platform, pillar=pillar)
-    (file,) = [file for file in host.files(host.states("common.firewall")) if "goose.xml" in file.path or "nftables.conf" in file.path]
+    names = ("/etc/nftables.conf", "/etc/firewalld/zones/goose.xml")
+    (file,) = [file for file in host.files(host.states("common.firewall")) if file.path in names]
     found = firewalls.nftables(file.text) if platform == "Debian-12" else firewalls.firewalld(file.text, tmp_path)
     assert found == firewalls.expected(ROOT, pillar, name)
     assert found[6543] == {"2001:db8::7"} and 5432 not in found

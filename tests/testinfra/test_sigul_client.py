@@ -112,3 +112,10 @@ def test_certificate_of_sigul(host, config, client):
     words = ["-d", f"sql:{sigul['nss']['nss-dir']}", "-n", sigul["client"]["client-cert-nickname"], "-a"]
     held = host.says("certutil", "-L", *words)
     assert held.split() == host.text(f"{host.pki}/{sigul['client']['user-name']}.crt").split()
+
+
+def test_timers_units_are_closed_up(host, config):
+    """What opens a key does so with nothing else in reach."""
+    for name, key in active(config).items():
+        if key["tags"]:
+            assert host.exposure(f"signing-{name}.service") <= 2.0
