@@ -98,15 +98,16 @@ common-firewall-service:
     - require:
       - file: common-firewall-rules
 
-# What firewalld runs with against the file: a rule that somebody added or deleted by hand is
-# seen, too. Reloading keeps connections, and with a file that is wrong the rules that it had.
+# What firewalld runs with against the file itself, which firewalld may not have read yet: a rule
+# that somebody added or deleted by hand is seen, too. Reloading keeps connections, and a file that
+# is wrong is not loaded.
 common-firewall-loaded:
   cmd.run:
     - name: firewall-cmd --check-config && firewall-cmd --reload
     - unless: >-
         for what in ports services protocols rich-rules forward-ports source-ports; do
         test "$(firewall-cmd --zone=goose --list-$what | tr ' ' '\n' | sort)" =
-        "$(firewall-cmd --permanent --zone=goose --list-$what | tr ' ' '\n' | sort)" || exit 1; done
+        "$(firewall-offline-cmd --zone=goose --list-$what | tr ' ' '\n' | sort)" || exit 1; done
     - require:
       - service: common-firewall-service
 
