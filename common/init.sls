@@ -1,4 +1,4 @@
-# What every host has: package repositories, names, journal, logrotate.
+# What every host has: package repositories, names, journal, logrotate, a firewall.
 {%- from "common/map.jinja" import common with context %}
 {%- set repo_file = common.repository_file %}
 
@@ -19,6 +19,10 @@
 {%- if grains['id'] not in pillar.get('hosts', {}) %}
 {{ raise("Pillar 'hosts' has no entry for " ~ grains['id'] ~ ": add this host, its address and its roles to pillar/hosts.yaml (the minion id is the full host name).") }}
 {%- endif %}
+
+
+include:
+  - common.firewall
 
 {%- for name, repo in pillar.get('package_repos', {}) | dictsort if repo_file.kind in repo %}
 common-package-repo-{{ name }}:

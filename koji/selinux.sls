@@ -1,25 +1,9 @@
-# What SELinux must allow Apache. Included by roles; nothing where the platform has none.
+# What SELinux must allow Apache, and an NFS server. Included by roles.
 {%- from "koji/map.jinja" import koji with context %}
-{%- set selinux = koji.selinux if grains.get('selinux', {}).get('enabled') else {} %}
+{%- from "common/selinux.jinja" import booleans with context %}
+{%- set selinux = koji.selinux %}
 
-{%- if selinux %}
 include:
-  - common
-
-koji-selinux-packages:
-  pkg.installed:
-    - pkgs: {{ selinux.packages | tojson }}
-    - require:
-      - sls: common
-
-{%- set booleans = selinux.booleans + (selinux.nfs_booleans if koji.volume.kind == 'nfs' else [])
-      + (selinux.nfs_server_booleans if 'koji.nfs' in pillar.get('roles', []) else []) %}
-{%- for boolean in booleans %}
-koji-selinux-{{ boolean }}:
-  cmd.run:
-    - name: setsebool -P {{ boolean }} on
-    - unless: getsebool {{ boolean }} | grep -q -- '--> on$'
-    - require:
-      - pkg: koji-selinux-packages
-{%- endfor %}
-{%- endif %}
+  - common.selinux
+{{ booleans('koji', selinux.get('booleans', []) + (selinux.get('nfs_booleans', []) if koji.volume.kind == 'nfs' else [])
+      + (selinux.get('nfs_server_booleans', []) if 'koji.nfs' in pillar.get('roles', []) else [])) }}

@@ -1,17 +1,14 @@
 # Koji's volume, by pillar koji:volume.
 {%- from "koji/map.jinja" import koji with context %}
 {%- from "common/lib.jinja" import host_with with context %}
+{%- from "common/selinux.jinja" import labelled with context %}
 {%- set volume = koji.volume %}
 {%- set roles = pillar.get('roles', []) %}
 {%- set writes = volume.nfs.writers | select('in', roles) | list != [] %}
 
-{%- set label = koji.selinux.get('volume_type') if grains.get('selinux', {}).get('enabled') and volume.kind != 'nfs' else none %}
-
 include:
   - common
-{%- if label %}
-  - koji.selinux
-{%- endif %}
+  - common.selinux
 
 {%- if volume.kind == 'provided' %}
 koji-volume:
@@ -56,22 +53,7 @@ koji-volume:
       - file: koji-volume-unit
 {%- endif %}
 
-{%- if label %}
-
-# The policy says <<none>> for /mnt/*/…, so restorecon would leave it as it is.
-koji-volume-context:
-  cmd.run:
-    - name: semanage fcontext --add --type {{ label }} '{{ volume.path }}(/.*)?'
-    - unless: semanage fcontext --list --locallist | grep -qF '{{ volume.path }}(/.*)?'
-    - require:
-      - pkg: koji-selinux-packages
-
-# The top alone: what is made below inherits it, and a full volume takes hours.
-koji-volume-label:
-  cmd.run:
-    - name: restorecon {{ volume.path }}
-    - unless: matchpathcon -V {{ volume.path }}
-    - require:
-      - cmd: koji-volume-context
-      - koji-volume
+{%- if volume.kind != 'nfs' %}
+{#- The policy says <<none>> for /mnt/*/…, so restorecon would leave it as it is. -#}
+{{ labelled('koji-volume', volume.path, koji.selinux.get('volume_type'), require=['koji-volume']) }}
 {%- endif %}

@@ -2,13 +2,14 @@
 # that hashes everything again.
 {%- from "lookaside/map.jinja" import lookaside with context %}
 {%- from "common/map.jinja" import httpd with context %}
+{%- from "common/selinux.jinja" import booleans, labelled with context %}
 {%- set programs = ['lookaside_upload.py', 'lookaside_fsck.py', 'goose/__init__.py', 'goose/sources.py',
                     'goose/lookaside.py', 'goose/lookaside_upload.py', 'goose/lookaside_fsck.py'] %}
-{%- set selinux = lookaside.selinux if grains.get('selinux', {}).get('enabled') else {} %}
 
 include:
   - common
   - common.httpd
+  - common.selinux
   - pki
   - koji.wsgi
 
@@ -62,42 +63,15 @@ lookaside-tmpfiles:
     - mode: '0644'
     - makedirs: true
 
-{%- if selinux %}
-
-lookaside-selinux-packages:
-  pkg.installed:
-    - pkgs: {{ selinux.packages | tojson }}
-    - require:
-      - sls: common
-
-{%- for boolean in selinux.booleans %}
-lookaside-selinux-{{ boolean }}:
-  cmd.run:
-    - name: setsebool -P {{ boolean }} on
-    - unless: getsebool {{ boolean }} | grep -q -- '--> on$'
-    - require:
-      - pkg: lookaside-selinux-packages
+{#- The hub is asked who may upload. -#}
+{{ booleans('lookaside', lookaside.selinux.get('booleans', [])) }}
+{%- set places = [lookaside.path, lookaside.path ~ '/archives', lookaside.path ~ '/incoming'] %}
+{%- set made = [] %}
+{%- for place in places %}
+{%- do made.append({'file': 'lookaside-directory-' ~ place | replace('/', '-')}) %}
 {%- endfor %}
-
-lookaside-selinux-context:
-  cmd.run:
-    - name: semanage fcontext --add --type {{ selinux.type }} '{{ lookaside.path }}(/.*)?'
-    - unless: semanage fcontext --list --locallist | grep -qF '{{ lookaside.path }}(/.*)?'
-    - require:
-      - pkg: lookaside-selinux-packages
-
-# The directories alone: what is made below inherits it, and a full cache takes hours.
-lookaside-selinux-label:
-  cmd.run:
-    - name: restorecon {{ lookaside.path }} {{ lookaside.path }}/archives {{ lookaside.path }}/incoming
-    - unless: matchpathcon -V {{ lookaside.path }} {{ lookaside.path }}/archives {{ lookaside.path }}/incoming
-    - require:
-      - cmd: lookaside-selinux-context
-      - file: lookaside-directory-{{ lookaside.path | replace('/', '-') }}-archives
-      - file: lookaside-directory-{{ lookaside.path | replace('/', '-') }}-incoming
-    - require_in:
-      - service: common-httpd-service
-{%- endif %}
+{{- labelled('lookaside', lookaside.path, lookaside.selinux.get('type'), places=places, require=made,
+             require_in=[{'service': 'common-httpd-service'}]) }}
 
 {%- for file in programs %}
 lookaside-program-{{ file | replace('/', '-') }}:

@@ -4,6 +4,7 @@
 {%- from "koji/map.jinja" import koji with context %}
 {%- from "common/map.jinja" import httpd with context %}
 {%- from "pki/map.jinja" import pki with context %}
+{%- from "common/selinux.jinja" import labelled with context %}
 {%- set modules = ['mash', 'mash_closure', 'mash_config', 'mash_dist_repo', 'mash_multilib', 'mash_parents', 'mash_plan',
                    'mash_publish', 'mash_records', 'mash_repodata', 'mash_tag', 'koji_call', 'content', 'content_live',
                    'content_plan', '__init__'] %}
@@ -12,11 +13,11 @@
 {%- do files.append('goose/' ~ module ~ '.py') %}
 {%- endfor %}
 {%- set files = ['mash_repo.py'] + files %}
-{%- set selinux = mash.selinux if grains.get('selinux', {}).get('enabled') else {} %}
 
 include:
   - common
   - common.httpd
+  - common.selinux
   - pki
   - koji.library
   - koji.volume
@@ -192,30 +193,5 @@ mash-current:
       - {{ httpd.fragments }}/mash.conf
     - require:
       - service: common-httpd-service
-
-{%- if selinux %}
-
-mash-selinux-packages:
-  pkg.installed:
-    - pkgs: {{ selinux.packages | tojson }}
-    - require:
-      - sls: common
-
-mash-selinux-context:
-  cmd.run:
-    - name: semanage fcontext --add --type {{ selinux.type }} '{{ mash.output }}(/.*)?'
-    - unless: semanage fcontext --list --locallist | grep -qF '{{ mash.output }}(/.*)?'
-    - require:
-      - pkg: mash-selinux-packages
-
-# The top alone: what is made below inherits it.
-mash-selinux-label:
-  cmd.run:
-    - name: restorecon {{ mash.output }}
-    - unless: matchpathcon -V {{ mash.output }}
-    - require:
-      - cmd: mash-selinux-context
-      - file: mash-directory-{{ mash.output | replace('/', '-') }}
-    - require_in:
-      - service: common-httpd-service
-{%- endif %}
+{{ labelled('mash', mash.output, mash.selinux.get('type'), require=[{'file': 'mash-directory-' ~ mash.output | replace('/', '-')}],
+            require_in=[{'service': 'common-httpd-service'}]) }}

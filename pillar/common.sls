@@ -10,5 +10,10 @@
 #     yum: {name: Site, baseurl: 'https://repo.example.org/el$releasever', gpgcheck: 1, gpgkey: 'https://…'}
 package_repos: {}
 
+# The firewall of every host: common/README.rst says what else it takes.
+firewall:
+  enabled: true
+  ssh_from: anywhere
+
 common:
   names: hosts

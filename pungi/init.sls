@@ -2,15 +2,16 @@
 # handed to mirrors, by a timer where pillar sets one.
 {%- from "pungi/map.jinja" import pungi with context %}
 {%- from "common/map.jinja" import httpd with context %}
+{%- from "common/selinux.jinja" import labelled with context %}
 {%- set programs = ['compose_iso.py', 'publish_compose.py', 'goose/__init__.py', 'goose/compose.py', 'goose/compose_boot.py',
                     'goose/compose_config.py', 'goose/compose_gather.py', 'goose/compose_input.py', 'goose/compose_media.py',
                     'goose/compose_publish.py', 'goose/compose_pungi.py', 'goose/compose_store.py', 'goose/compose_tree.py'] %}
-{%- set selinux = pungi.selinux if grains.get('selinux', {}).get('enabled') else {} %}
 {%- set lorax = pungi.boot.get('kind') == 'lorax' and '/usr/local/bin/goose-lorax' in pungi.boot.get('command', []) %}
 
 include:
   - common
   - common.httpd
+  - common.selinux
   - pki
 
 pungi-packages:
@@ -62,32 +63,10 @@ pungi-directory-{{ path | replace('/', '-') }}:
       - service: common-httpd-service
 {%- endfor %}
 
-{%- if selinux %}
-
-pungi-selinux-packages:
-  pkg.installed:
-    - pkgs: {{ selinux.packages | tojson }}
-    - require:
-      - sls: common
-
-pungi-selinux-context:
-  cmd.run:
-    - name: semanage fcontext --add --type {{ selinux.type }} '{{ pungi.path }}(/.*)?'
-    - unless: semanage fcontext --list --locallist | grep -qF '{{ pungi.path }}(/.*)?'
-    - require:
-      - pkg: pungi-selinux-packages
-
-# The directory alone: what is made below inherits it, and a hard link has its file's own.
-pungi-selinux-label:
-  cmd.run:
-    - name: restorecon {{ pungi.path }} {{ pungi.path }}/.compose
-    - unless: matchpathcon -V {{ pungi.path }} {{ pungi.path }}/.compose
-    - require:
-      - cmd: pungi-selinux-context
-      - file: pungi-directory-{{ (pungi.path ~ '/.compose') | replace('/', '-') }}
-    - require_in:
-      - service: common-httpd-service
-{%- endif %}
+{#- A hard link has its file's own label. -#}
+{{ labelled('pungi', pungi.path, pungi.selinux.get('type'), places=[pungi.path, pungi.path ~ '/.compose'],
+            require=[{'file': 'pungi-directory-' ~ (pungi.path ~ '/.compose') | replace('/', '-')}],
+            require_in=[{'service': 'common-httpd-service'}]) }}
 
 {%- for file in programs %}
 pungi-program-{{ file | replace('/', '-') }}:

@@ -28,6 +28,42 @@ salt-master-config:
     - makedirs: true
     - context: {{ {'settings': salt_settings, 'peer': peer} | tojson }}
 
+{%- set keydir = salt_settings.gpg_keydir %}
+{%- set public = salt_settings.gpg_public %}
+{%- set uid = 'Pillar of ' ~ pillar['site']['name'] ~ ' <salt@' ~ grains['id'] ~ '>' %}
+{%- set gpg = 'runuser -u ' ~ salt_settings.user ~ ' -- gpg --homedir ' ~ keydir ~ ' --batch' %}
+
+salt-master-gpg-packages:
+  pkg.installed:
+    - pkgs: {{ salt_settings.gpg_packages | tojson }}
+    - install_recommends: false
+
+salt-master-gpg-home:
+  file.directory:
+    - name: {{ keydir }}
+    - user: {{ salt_settings.user }}
+    - group: {{ salt_settings.user }}
+    - mode: '0700'
+    - makedirs: true
+
+# Made here, and leaves this host never. Without a passphrase: the master reads pillar by itself.
+salt-master-gpg-key:
+  cmd.run:
+    - name: >-
+        cd / && {{ gpg }} --pinentry-mode loopback --passphrase '' --quick-generate-key '{{ uid }}' future-default default never;
+        status=$?; runuser -u {{ salt_settings.user }} -- gpgconf --homedir {{ keydir }} --kill all; exit $status
+    - unless: cd / && {{ gpg }} --list-secret-keys '={{ uid }}'
+    - require:
+      - pkg: salt-master-gpg-packages
+      - file: salt-master-gpg-home
+
+salt-master-gpg-public:
+  cmd.run:
+    - name: cd / && umask 022 && {{ gpg }} --armor --export '={{ uid }}' >{{ public }}.new && mv {{ public }}.new {{ public }}
+    - unless: cd / && {{ gpg }} --armor --export '={{ uid }}' | cmp -s - {{ public }}
+    - require:
+      - cmd: salt-master-gpg-key
+
 salt-master-service:
   service.running:
     - name: {{ salt_settings.service }}

@@ -2,6 +2,7 @@
 {%- from "scm/map.jinja" import scm with context %}
 {%- from "common/lib.jinja" import required with context %}
 {%- from "common/map.jinja" import httpd with context %}
+{%- from "common/selinux.jinja" import labelled with context %}
 {%- if scm.kind == 'forge' %}
 {{- raise("pillar/hosts.yaml gives " ~ grains['id'] ~ " the role 'scm', and pillar 'scm:kind' is forge: then no host has it.") }}
 {%- endif %}
@@ -12,6 +13,7 @@
 include:
   - common
   - common.httpd
+  - common.selinux
   - pki
   - scm.programs
 {%- if scm.kind == 'gitolite' %}
@@ -74,6 +76,9 @@ scm-directory{{ path | replace('/', '-') }}:
     - require_in:
       - file: scm-apache
 {%- endfor %}
+{{- labelled('scm', server.repositories, scm.selinux.get('type'), places=[server.repositories, server.repositories ~ '/' ~ scm.namespace],
+             require=[{'file': 'scm-directory' ~ (server.repositories ~ '/' ~ scm.namespace) | replace('/', '-')}],
+             require_in=[{'file': 'scm-apache'}]) }}
 
 # What a new repository begins with, whoever makes it on this host.
 scm-git-config:

@@ -1,5 +1,6 @@
 # PostgreSQL for the hub: the cluster, its access, the role, the database, the schema.
 {%- from "koji/map.jinja" import koji with context %}
+{%- from "common/selinux.jinja" import port with context %}
 {%- set db = koji.db %}
 {%- set service = db.services | last %}
 {%- set conf = db.config_dir %}
@@ -9,6 +10,7 @@
 
 include:
   - common
+  - common.selinux
   - pki
   - koji.library
 
@@ -145,6 +147,8 @@ koji-db-service-{{ name }}:
     - require_in:
       - service: koji-db-service
 {%- endfor %}
+
+{{- port('koji-db', db.port, 'postgresql_port_t', require_in=[{'service': 'koji-db-service'}]) }}
 
 koji-db-service:
   service.running:

@@ -40,7 +40,7 @@ koji-kojira-unit:
     - template: jinja
     - mode: '0644'
     - makedirs: true
-    - context: {{ {'volume': koji.volume.path} | tojson }}
+    - context: {{ {'volume': koji.volume.path, 'log_dir': options.logfile.rsplit('/', 1)[0]} | tojson }}
 
 # kojira's user and its permission are data, which another host may still be making.
 koji-kojira-wait:

@@ -2,6 +2,7 @@
 # published keys, and a timer for each key.
 {%- from "sigul/map.jinja" import sigul, signing, need_package, identity_of with context %}
 {%- from "common/map.jinja" import httpd with context %}
+{%- from "common/selinux.jinja" import labelled with context %}
 {%- from "common/lib.jinja" import host_with with context %}
 {%- from "koji/map.jinja" import koji with context %}
 {%- set client = sigul.client %}
@@ -14,7 +15,6 @@
 {%- set programs = ['signing_key.py', 'sigulsign_unsigned.py', 'goose/__init__.py', 'goose/signing.py',
                     'goose/signing_backends.py', 'goose/signing_config.py', 'goose/signing_gpg.py', 'goose/signing_key.py',
                     'goose/signing_file.py', 'goose/signing_koji.py', 'sign_file.py'] %}
-{%- set selinux = sigul.selinux if grains.get('selinux', {}).get('enabled') else {} %}
 {#- A directory of this host is Koji's volume only where the hub is here. -#}
 {%- set volume_here = koji.volume.kind != 'local' or 'koji.hub' in pillar.get('roles', []) %}
 
@@ -51,6 +51,7 @@
 include:
   - common
   - common.httpd
+  - common.selinux
   - pki
   - koji.library
 {%- if volume_here %}
@@ -233,29 +234,8 @@ sigul-client-apache-current:
     - require:
       - service: common-httpd-service
 
-{%- if selinux %}
-
-sigul-client-selinux-packages:
-  pkg.installed:
-    - pkgs: {{ selinux.packages | tojson }}
-    - require:
-      - sls: common
-
-sigul-client-selinux-context:
-  cmd.run:
-    - name: semanage fcontext --add --type {{ selinux.keys_type }} '{{ signing.keys_dir }}(/.*)?'
-    - unless: semanage fcontext --list --locallist | grep -qF '{{ signing.keys_dir }}(/.*)?'
-    - require:
-      - pkg: sigul-client-selinux-packages
-
-sigul-client-selinux-label:
-  cmd.run:
-    - name: restorecon -R {{ signing.keys_dir }}
-    - unless: matchpathcon -V {{ signing.keys_dir }} {{ signing.keys_dir }}/*
-    - require:
-      - cmd: sigul-client-selinux-context
-      - file: sigul-client-directory-{{ signing.keys_dir | replace('/', '-') }}
-{%- endif %}
+{{- labelled('sigul-client', signing.keys_dir, sigul.selinux.get('keys_type'),
+             require=[{'file': 'sigul-client-directory-' ~ signing.keys_dir | replace('/', '-')}]) }}
 
 {%- for name, key in signing['keys'] | dictsort %}
 {%- set program = signing.program_dir ~ '/signing_key.py' %}

@@ -675,6 +675,34 @@ def contract_faults(
         yield from _unit_faults(file, now, contract.platform)
 
 
+# What a service of ours listens on, by the name of its unit.
+_SERVES = {
+    "apache2": {80, 443},
+    "httpd": {80, 443},
+    "nfs-server": {2049},
+    "postgresql": {5432},
+    "postgresql@15-main": {5432},
+    "salt-master": {4505, 4506},
+    "sigul_bridge": {44333, 44334},
+    "ssh": {22},
+    "sshd": {22},
+}
+
+
+def undeclared(chunks: Iterable[Chunk], ports: set[int]) -> Iterator[str]:
+    """What a host's services listen on is in `ports`, those that it declares, and these are served."""
+    # Every host has an ssh server, which only some of the states name.
+    served = {22}
+    for chunk in chunks:
+        if f"{chunk['state']}.{chunk['fun']}" == "service.running":
+            own = _SERVES.get(str(chunk["name"]), set())
+            served |= own
+            if missing := sorted(own - ports):
+                yield f"{where(chunk)}: {chunk['name']} listens on {missing}, which no role declares in common/ports.yaml."
+    if unserved := sorted(ports - served):
+        yield f"its roles declare {unserved} in common/ports.yaml, and nothing that they bring serves that."
+
+
 def _accounts(chunk: Chunk) -> Iterator[tuple[str, str]]:
     """Yield the users and groups of the host that a state needs: ("user", name)."""
     if chunk["state"] in _HOST_ACCOUNTS or chunk["state"].startswith("postgres"):

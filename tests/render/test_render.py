@@ -19,6 +19,7 @@ import salt.states
 import yaml
 
 import checks
+import firewalls
 import salt_tree
 import sources
 from goose import signing_config
@@ -306,6 +307,88 @@ def test_no_orphans(renders: Renders) -> None:
     said = "\n".join(sources.text(path) or "" for path in naming if not path.is_relative_to(ROOT / "tests"))
     used |= checks.named_files(ROOT, services, said)
     none(checks.orphans(ROOT, services, used))
+
+
+@every_platform
+def test_firewall(renders: Renders, platform: str, tmp_path: Path) -> None:
+    """A host opens what its roles declare, to those that may, and nothing else; the file's own reader takes it."""
+    problems = []
+    for it in hosts(renders, platform):
+        path = "/etc/nftables.conf" if platform == "Debian-12" else "/etc/firewalld/zones/goose.xml"
+        (text,) = [file.text for file in it.files if file.path == path]
+        wanted = firewalls.expected(ROOT, it.host.pillar, it.host.name)
+        if platform == "Debian-12":
+            found = firewalls.nftables(text)
+            if fault := firewalls.nftables_fault(text):
+                problems.append(f"{it.case.name}: {it.host.name}: nft refuses {path}: {fault}")
+        else:
+            found = firewalls.firewalld(text, tmp_path)
+        if found != wanted:
+            problems.append(f"{it.case.name}: {it.host.name}: {path} opens {found}, and its roles serve {wanted}.")
+    none(iter(problems))
+
+
+@every_platform
+def test_what_listens_is_declared(renders: Renders, platform: str) -> None:
+    """A host with a service that listens declares its ports, and no host declares what it does not serve."""
+    ports = firewalls.declared(ROOT)
+    none(
+        f"{it.case.name}: {it.host.name}: {fault}"
+        for it in hosts(renders, platform)
+        for fault in checks.undeclared(
+            it.chunks, {line["port"] for role in ("common", *it.host.pillar["roles"]) for line in ports.get(role, [])}
+        )
+    )
+
+
+@pytest.mark.parametrize(
+    ("pillar", "said"),
+    [
+        ({"ports": {"web": []}}, "'firewall:ports' names the role 'web', which is no role"),
+        ({"ports": {"koji.db": [{"port": 5432}]}}, "Pillar 'firewall:ports:koji.db' has a line"),
+        ({"ports": {"koji.db": [{"port": 0, "from": "hosts"}]}}, "Pillar 'firewall:ports:koji.db' has a line"),
+        ({"ports": {"koji.db": [{"port": 70000, "from": "hosts"}]}}, "gives the port '70000'"),
+        ({"ports": {"koji.db": [{"port": 5432, "from": ["koji.hup"]}]}}, "opens a port to 'koji.hup'"),
+        ({"ssh_from": ["admin.example.org"]}, "Pillar 'firewall:ssh_from' opens a port to 'admin.example.org'"),
+    ],
+)
+def test_firewall_that_is_wrong(renders: Renders, pillar: dict[str, Any], said: str) -> None:
+    """Before anything is changed, with the key that is to be mended."""
+    case = next(case for case in CASES if case.name == "example")
+    name = "hub.goose.example"
+    whole = {**renders.host(case, name, "Debian-12").pillar, "firewall": pillar}
+    with pytest.raises(salt_tree.RenderError, match=re.escape(said)):
+        renders.host(case, name, "Debian-12", pillar=whole).states("common.firewall")
+
+
+@every_platform
+def test_firewall_by_pillar(renders: Renders, platform: str, tmp_path: Path) -> None:
+    """Sites move ports, close ssh and open what their own programs need; both families of addresses."""
+    case = next(case for case in CASES if case.name == "example")
+    name = "hub.goose.example"
+    pillar = renders.host(case, name, platform).pillar
+    pillar["koji"]["db"] = {"port": 6543}
+    pillar["hosts"]["other.goose.example"] = {"address": "2001:db8::7", "roles": ["koji.hub"]}
+    pillar["firewall"] = {
+        "ssh_from": ["203.0.113.0/24", "2001:db8:1::/48", "salt.master"],
+        "ports": {"koji.kojira": [{"port": 8080, "from": "hosts"}]},
+    }
+    host = renders.host(case, name, platform, pillar=pillar)
+    names = ("/etc/nftables.conf", "/etc/firewalld/zones/goose.xml")
+    (file,) = [file for file in host.files(host.states("common.firewall")) if file.path in names]
+    found = firewalls.nftables(file.text) if platform == "Debian-12" else firewalls.firewalld(file.text, tmp_path)
+    assert found == firewalls.expected(ROOT, pillar, name)
+    assert found[6543] == {"2001:db8::7"} and 5432 not in found
+    assert found[22] == {"203.0.113.0/24", "2001:db8:1::/48", "192.0.2.10"}
+    assert len(found[8080]) == len(pillar["hosts"]) - 1
+    if platform == "Debian-12":
+        assert firewalls.nftables_fault(file.text) == ""
+
+    pillar["firewall"] = {"enabled": False}
+    chunks = renders.host(case, name, platform, pillar=pillar).states("common.firewall")
+    assert {f"{chunk['state']}.{chunk['fun']}" for chunk in chunks if "firewall" in chunk["__id__"]} <= {
+        "service.dead", "file.absent", "cmd.run",
+    }  # fmt: skip
 
 
 # What must be refused

@@ -84,3 +84,22 @@ def test_old_build_roots_are_looked_for(host):
     assert told["failures"] == []
     if json.loads(host.text("/etc/goose/koji-clean.json"))["dry_run"]:
         host.says("systemctl", "start", "koji-clean-roots")
+
+
+def test_sudo_gives_what_is_needed(host, config):
+    """kojid's stand-in for mock is root's; nobody has any other right, and real mock needs none."""
+    user = config["mockuser"]
+    stand_in = not host.run("rpm", "-q", "mock") and not host.run("dpkg", "-s", "mock")
+    wanted = {"koji-mock"} if stand_in else set()
+    if not host.run("test", "-d", "/etc/sudoers.d"):
+        assert not wanted
+        return
+    assert set(host.says("ls", "/etc/sudoers.d").split()) - {"README"} == wanted
+    rules = [line.strip() for line in host.run("sudo", "-l", "-U", user).out.splitlines() if line.startswith("    (")]
+    assert rules == (["(root) NOPASSWD: /usr/bin/mock"] if stand_in else [])
+    # Groups that have rights by the distribution's own file.
+    for group in ("sudo", "wheel", "admin"):
+        members = host.run("getent", "group", group).out.strip().rpartition(":")[2]
+        assert user not in members.split(",")
+    for other in ("nobody", "mail"):
+        assert "not allowed" in host.run("sudo", "-l", "-U", other).out

@@ -38,3 +38,8 @@ def test_certificate_is_roots(host, config):
     """It holds the permission to make repos of anything."""
     assert not host.reads("nobody", config["cert"])
     assert host.subject(config["cert"]).startswith("CN=kojira,")
+
+
+def test_it_is_closed_up(host):
+    """It is root, and deletes: outside of the volume and its log it can change nothing."""
+    assert host.exposure("kojira.service") <= 2.5

@@ -116,3 +116,8 @@ def test_fsck_runs_in_its_sandbox(host, config):
     host.says("systemctl", "start", "lookaside-fsck.service")
     for root in config["repositories"]:
         assert host.run("test", "-d", root), f"{root} is named in pillar, and not there"
+
+
+def test_fsck_is_closed_up(host):
+    """It is root, reads what everybody has sent, and may change archives alone."""
+    assert host.exposure("lookaside-fsck.service") <= 2.2

@@ -115,3 +115,9 @@ def test_it_runs_in_its_sandbox(host, mash, names):
     for name in names:
         if published(host, mash, name):
             host.says("systemctl", "start", f"mash-{name}.service")
+
+
+def test_units_are_closed_up(host, names):
+    """They read packages that others have built, and write where all people install from."""
+    for name in names:
+        assert host.exposure(f"mash-{name}.service") <= 2.0

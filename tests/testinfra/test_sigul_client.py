@@ -132,3 +132,10 @@ def key_is_made(host, name):
     """Whether the signing host has the key itself."""
     rows = json.loads(host.says(f"{PROGRAMS}/signing_key.py", "list", "--json"))["keys"]
     return any(row["key"] == name and row["fingerprint"] for row in rows)
+
+
+def test_timers_units_are_closed_up(host, config):
+    """What opens a key does so with nothing else in reach."""
+    for name, key in active(config).items():
+        if key["tags"]:
+            assert host.exposure(f"signing-{name}.service") <= 2.0

@@ -466,6 +466,22 @@ def test_contract_by_platform() -> None:
     assert not nine.packages["both"].dirs and ten.packages["both"].dirs == {"/etc/b"}
 
 
+@pytest.mark.parametrize(
+    ("unit", "ports", "words"),
+    [
+        ("httpd", {22, 443}, "httpd listens on [80], which no role declares"),
+        ("httpd", {22, 80, 443, 9100}, "declare [9100] in common/ports.yaml, and nothing"),
+        ("httpd", {22, 80, 443}, ""),
+        ("web", {22}, ""),
+    ],
+)
+def test_undeclared(unit: str, ports: set[int], words: str) -> None:
+    """A port that nobody declares would stay shut, and one that nobody serves open for whoever comes."""
+    chunk = {"state": "service", "fun": "running", "name": unit, "__id__": "x", "__sls__": "web"}
+    found = list(checks.undeclared([chunk], ports))
+    assert words in found[0] if words else not found
+
+
 def test_without() -> None:
     pillar = {"a": {"b": 1, "c": 2}, "d": 3}
     assert checks.without(pillar, "a:b") == {"a": {"c": 2}, "d": 3}
