@@ -84,7 +84,7 @@ def _failed(name: str, comment: str) -> Result:
     return {"name": name, "result": False, "changes": {}, "comment": comment}
 
 
-def current(name: str, files: list[str]) -> Result:
+def current(name: str, files: list[str], restart: bool = True) -> Result:
     """Have PostgreSQL run with what its files say, by a reload, or a restart where only that does it.
 
     An apply that was killed, or that failed between a file and the service, would
@@ -94,6 +94,8 @@ def current(name: str, files: list[str]) -> Result:
         The service.
     files
         Files that PostgreSQL reads when it loads its configuration.
+    restart
+        Whether it may be restarted, which ends what runs in it.
     """
     absent = _absent_server(name)
     if absent:
@@ -109,7 +111,7 @@ def current(name: str, files: list[str]) -> Result:
     try:
         found = _query("postgres", ask)
         stale = [path for path in files if os.path.exists(path) and os.stat(path).st_ctime > found["loaded"]]
-        action = "restart" if found["restart"] else "reload" if stale else ""
+        action = "restart" if found["restart"] and restart else "reload" if stale else ""
         if not action:
             return ret
         ret["changes"] = {name: f"{action}ed"}

@@ -43,6 +43,7 @@ include:
   - common
   - common.httpd
   - pki
+  - koji.hub.tls
   - koji.library
   - koji.selinux
   - koji.volume
@@ -62,34 +63,8 @@ koji-hub-directory-{{ path | replace('/', '-') }}:
     - mode: '0755'
     - require:
       - koji-hub-software
-{%- endfor %}
-
-koji-hub-db-directory:
-  file.directory:
-    - name: {{ db_dir }}
-    - user: root
-    - group: {{ httpd.group }}
-    - mode: '0750'
-    - require:
-      - koji-hub-directory--etc-koji-hub
-      - pkg: common-httpd-packages
-
-# The hub runs as Apache's user and shows the database the certificate of its host.
-{%- for name, state in (('host.crt', 'pki-host-certificate'), ('host.key', 'pki-host-key')) %}
-koji-hub-db-{{ name.replace('.', '-') }}:
-  koji_file.copied:
-    - name: {{ db_dir }}/{{ name }}
-    - source: {{ koji.pki_dir }}/{{ name }}
-    - user: root
-    - group: {{ httpd.group }}
-    - mode: '0640'
-    - require:
-      - file: koji-hub-db-directory
-      - x509: {{ state }}
     - require_in:
-      - koji_db: koji-hub-schema
-    - watch_in:
-      - service: common-httpd-service
+      - file: koji-hub-db-directory
 {%- endfor %}
 
 koji-hub-config-check:
@@ -174,6 +149,8 @@ koji-hub-schema:
     - require:
       - koji-hub-software
       - koji-library-software
+      - koji_file: koji-hub-db-host-crt
+      - koji_file: koji-hub-db-host-key
 {%- if 'koji.db' in pillar.get('roles', []) %}
       - koji_db: koji-db-rights
 {%- endif %}
@@ -214,7 +191,6 @@ koji-hub-current:
     - files:
       - /etc/koji-hub/hub.conf
       - /etc/koji-hub/hub.conf.d/policy.conf
-      - {{ db_dir }}/host.crt
       - {{ httpd.fragments }}/kojihub.conf
 {%- for plugin in hub.plugin_configs %}
       - /etc/koji-hub/plugins/{{ plugin }}.conf
