@@ -299,8 +299,10 @@ def step_lacks(signing: int, trusted: list[int]) -> list[str]:
         key = keys.get(signing, "")
         if key not in published:
             problems = [
-                f"CA {signing} cannot sign yet, because no host knows it: set pki:ca to signing {now_signing} and"
-                f" trusted {sorted({now_signing, signing})} first, apply pki.ca here, then goose_pki.renew everywhere."
+                (
+                    f"CA {signing} cannot sign yet, because no host knows it: first set pki:ca to signing {now_signing},"
+                    f" trusted {sorted({now_signing, signing})}, then run goose_pki.renew here and everywhere."
+                )
             ]
         else:
             problems += [
@@ -310,17 +312,17 @@ def step_lacks(signing: int, trusted: list[int]) -> list[str]:
             ]
     for number in dropped:
         problems += [
-            f"CA {number} cannot be dropped yet, because {host} has {path} from it: run goose_pki.renew there"
-            f" while another CA signs."
+            f"CA {number} cannot be dropped yet, because {host} has {path} from it: run goose_pki.renew there."
             for host, its in said.items()
             for path, key in its["leaves"].items()
             if key == keys[number]
         ]
         problems += [
-            f"CA {number} cannot be dropped yet, because {_common_name(cert)} has the certificate"
-            f" {_serial_of(cert)} from it (good until {_ends(cert):{_TIME}}): sign a new one, or revoke this."
-            for cert in _last_of_people(certificates)
-            if _authority(cert) == keys[number]
+            (
+                f"CA {number} cannot be dropped yet, because {_common_name(cert)} has the certificate"
+                f" {_serial_of(cert)} from it (good until {_ends(cert):{_TIME}}): sign a new one, or revoke this."
+            )
+            for cert in _left_with(keys[number], certificates)
         ]
     return problems
 
@@ -344,18 +346,15 @@ def _said(certificates: Iterable[x509.Certificate]) -> tuple[dict[str, dict[str,
     return said, problems
 
 
-def _last_of_people(certificates: Iterable[x509.Certificate]) -> Iterator[x509.Certificate]:
-    """Of each person's certificates that are not revoked, the youngest."""
+def _left_with(key: str, certificates: Iterable[x509.Certificate]) -> list[x509.Certificate]:
+    """What people have from the CA with this ``key``, where they have nothing from another."""
     pki, _ = _ca()
     gone = {row["serial_number"] for row in revoked()}
-    last: dict[str, x509.Certificate] = {}
+    found: dict[str, list[x509.Certificate]] = {}
     for certificate in certificates:
-        name = _common_name(certificate)
-        if name in _reserved(pki) or _serial_of(certificate) in gone:
-            continue
-        if name not in last or _utc(certificate, "not_valid_before") >= _utc(last[name], "not_valid_before"):
-            last[name] = certificate
-    yield from last.values()
+        if _common_name(certificate) not in _reserved(pki) and _serial_of(certificate) not in gone:
+            found.setdefault(_common_name(certificate), []).append(certificate)
+    return [its[-1] for _, its in sorted(found.items()) if {_authority(certificate) for certificate in its} == {key}]
 
 
 # Every host

@@ -165,7 +165,7 @@ def crl(name: str, key: str, certificate: str, days_valid: float, days_remaining
     if why and __opts__["test"]:
         return _result(name, None, f"It would be issued again: {'; '.join(why)}.", {name: "issued"})
     text = __salt__["goose_pki.crl"](name, key, certificate, days_valid) if why else _read(name)
-    written = _kept(name, text)
+    written = _kept(name, str(text))
     if why and written["result"]:
         return _result(name, True, f"It was issued again: {'; '.join(why)}.", {name: "issued"})
     return written
@@ -180,6 +180,12 @@ def joined(name: str, files: list[str]) -> Result:
             return _result(name, None, f"{', '.join(missing)} would be made first, then joined.", {name: "made"})
         return _result(name, False, f"{', '.join(missing)}: missing, look at the errors of the states that make them.")
     return _kept(name, "".join(part.rstrip("\n") + "\n" for part in parts if part is not None))
+
+
+def revoked(name: str) -> Result:
+    """Keep in the file ``name`` who is revoked since when, for those that know people by their names."""
+    rows = [{key: row[key] for key in ("name", "revocation_date")} for row in __salt__["goose_pki.revoked"]()]
+    return _kept(name, json.dumps(rows, indent=1) + "\n")
 
 
 # Every host

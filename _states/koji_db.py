@@ -548,3 +548,70 @@ def fits(name: str, schema: str, user: str, timeout: int = 300, interval: float 
         return ret
     ret["comment"] = f"The database has all {len(wanted)} tables of the hub's schema."
     return ret
+
+
+_END = """
+import json, sys
+import psycopg2
+given = json.load(sys.stdin)
+connection = psycopg2.connect(given["dsn"])
+cursor = connection.cursor()
+ended = []
+for name, when in given["revoked"]:
+    condition = (
+        " FROM users WHERE users.id = sessions.user_id AND users.name = %s AND NOT sessions.expired"
+        " AND sessions.start_time <= %s::timestamp AT TIME ZONE 'UTC'"
+    )
+    if given["test"]:
+        cursor.execute("SELECT users.name, sessions.id FROM sessions, users WHERE" + condition.partition("WHERE")[2], (name, when))
+    else:
+        cursor.execute(
+            "UPDATE sessions SET expired = TRUE, exclusive = NULL" + condition + " RETURNING users.name, sessions.id",
+            (name, when),
+        )
+    ended += cursor.fetchall()
+connection.commit()
+json.dump(ended, sys.stdout)
+"""
+
+
+def sessions_ended(name: str, revoked: str, user: str) -> Result:
+    """End the sessions at the hub that are older than the revocation of a certificate of their user.
+
+    A session needs no certificate after it has begun, and would outlive it.
+
+    name
+        libpq connection string, as in hub.conf.
+    revoked
+        File of the CA's: JSON, a list of ``name`` and ``revocation_date`` (UTC).
+    user
+        Apache's user: the hub connects as it.
+    """
+    ret: Result = {"name": name, "result": True, "changes": {}, "comment": "Nobody whose certificate is revoked has one."}
+    try:
+        with open(revoked, encoding="utf-8") as stream:
+            rows = [(row["name"], row["revocation_date"]) for row in json.load(stream) if row["name"]]
+    except (OSError, ValueError) as error:
+        if __opts__["test"]:
+            ret["comment"] = f"{revoked} would be fetched first."
+            return ret
+        return _failed(name, f"{revoked} cannot be read ({error}): look at the errors of the state that fetches it.")
+    if not rows:
+        return ret
+    given = {"dsn": name, "revoked": rows, "test": __opts__["test"]}
+    answer = __salt__["cmd.run_all"](
+        ["runuser", "-u", user, "--", SYSTEM_PYTHON, "-c", _END],
+        stdin=json.dumps(given), python_shell=False, ignore_retcode=True, cwd="/",
+    )  # fmt: skip
+    if answer["retcode"] != 0:
+        reason = answer["stderr"].rpartition("Error: ")[2].strip()
+        if __opts__["test"]:
+            ret["comment"] = f"The database does not answer the hub yet ({reason}): it would be asked."
+            return ret
+        return _failed(name, f"The hub's database does not end sessions: {reason}")
+    for who, number in json.loads(answer["stdout"]):
+        ret["changes"][f"session {number}"] = f"ended, {who}'s"
+    if ret["changes"]:
+        ret["result"] = None if __opts__["test"] else True
+        ret["comment"] = "Sessions whose user's certificate is revoked were ended." if ret["result"] else "They would be ended."
+    return ret

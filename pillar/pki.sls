@@ -39,7 +39,7 @@ mine_functions:
     - /etc/pki/goose-ca/trusted.crl
   pki_ca_revoked:
     - mine_function: file.read
-    - /etc/pki/goose-ca/revoked.json
+    - /etc/pki/goose-ca/trusted-revoked.json
 
 x509_signing_policies:
 {%- for id, host in hosts | dictsort %}

@@ -134,23 +134,20 @@ pki-ca-link-{{ name | replace('.', '-') }}:
       - goose_pki: pki-ca-signing
 {%- endfor %}
 
+# Whose certificates are revoked, by pillar and by `goose_pki.revoke`: the hub ends their sessions.
 pki-ca-revoked:
-  file.managed:
-    - name: {{ ca_dir }}/revoked.json
-    - contents: '[]'
-    - replace: false
-    - mode: '0644'
+  goose_pki.revoked:
+    - name: {{ ca_dir }}/trusted-revoked.json
     - require:
-      - file: pki-ca-directory
-    - require_in:
-      - goose_pki: pki-ca-published
+      - goose_pki: pki-ca-layout
 
 pki-ca-published:
   goose_pki.published:
     - names:
       - pki_ca_certificate: [path: {{ ca_dir }}/trusted.crt]
       - pki_ca_crl: [path: {{ ca_dir }}/trusted.crl]
-      - pki_ca_revoked: [path: {{ ca_dir }}/revoked.json]
+      - pki_ca_revoked: [path: {{ ca_dir }}/trusted-revoked.json]
     - require:
       - goose_pki: pki-ca-certificates
       - goose_pki: pki-ca-crls
+      - goose_pki: pki-ca-revoked

@@ -5,7 +5,6 @@
 {%- from "common/lib.jinja" import hosts_with with context %}
 {%- from "pki/map.jinja" import pki with context %}
 {%- set hub = koji.hub %}
-{%- set db_dir = '/etc/koji-hub/db' %}
 
 {#- Who may log in in another's name: the web pages, and Sigul's bridge where there is one.
     mod_ssl writes a subject as RFC 2253 does, the last part first; which of the two
@@ -18,11 +17,8 @@
 {%- do proxy_dns.extend(['CN=' ~ cn ~ ',O=' ~ o, 'O=' ~ o ~ ',CN=' ~ cn]) %}
 {%- endif %}
 {%- endfor %}
-{%- set dsn = 'dbname=' ~ koji.db.name ~ ' user=' ~ koji.db.user ~ ' host=' ~ koji.db.host ~ ' port=' ~ koji.db.port
-      ~ ' connect_timeout=20 sslmode=verify-full sslrootcert=' ~ koji.serverca
-      ~ ' sslcert=' ~ db_dir ~ '/host.crt sslkey=' ~ db_dir ~ '/host.key' %}
 {%- set options = {
-      'DBConnectionString': dsn,
+      'DBConnectionString': hub.dsn,
       'KojiDir': koji.volume.path,
       'KojiWebURL': koji.urls.web,
       'ProxyDNs': proxy_dns | join('|'),
@@ -142,7 +138,7 @@ koji-hub-volume-{{ directory }}:
 # Before Apache starts with it: a hub that is newer than its database fails late.
 koji-hub-schema:
   koji_db.fits:
-    - name: {{ dsn }}
+    - name: {{ hub.dsn }}
     - schema: {{ hub.schema }}
     - user: {{ httpd.user }}
     - timeout: {{ koji.wait }}
@@ -155,6 +151,7 @@ koji-hub-schema:
       - koji_db: koji-db-rights
 {%- endif %}
     - require_in:
+      - koji_db: koji-hub-sessions
       - service: common-httpd-service
 
 koji-hub-unit:

@@ -1,7 +1,9 @@
-# The certificates that the hub reads; a renewal applies this alone, with Apache's own.
+# The certificates that the hub reads, and the sessions of people whose certificate is revoked; a
+# renewal applies this alone, with Apache's own.
 {%- from "koji/map.jinja" import koji with context %}
 {%- from "common/map.jinja" import httpd with context %}
-{%- set db_dir = '/etc/koji-hub/db' %}
+{%- from "pki/map.jinja" import pki with context %}
+{%- set db_dir = koji.hub.db_dir %}
 
 include:
   - common.httpd
@@ -40,3 +42,25 @@ koji-hub-tls:
       - {{ db_dir }}/host.crt
     - require:
       - service: common-httpd-service
+
+koji-hub-revoked:
+  goose_pki.fetched:
+    - name: {{ db_dir }}/revoked.json
+    - entry: pki_ca_revoked
+    - ca_host: {{ pki.ca_host }}
+    - ca_path: {{ pki.ca_dir }}/trusted-revoked.json
+    - require:
+      - file: koji-hub-db-directory
+      - goose_pki: pki-crl
+
+# When Apache lets nobody in any more who is revoked: a session needs no certificate.
+koji-hub-sessions:
+  koji_db.sessions_ended:
+    - name: {{ koji.hub.dsn }}
+    - revoked: {{ db_dir }}/revoked.json
+    - user: {{ httpd.user }}
+    - require:
+      - goose_pki: koji-hub-revoked
+      - koji_file: koji-hub-db-host-crt
+      - koji_file: koji-hub-db-host-key
+      - koji_service: common-httpd-current
