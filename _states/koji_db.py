@@ -559,16 +559,14 @@ cursor = connection.cursor()
 ended = []
 for name, when in given["revoked"]:
     condition = (
-        " FROM users WHERE users.id = sessions.user_id AND users.name = %s AND NOT sessions.expired"
+        " WHERE users.id = sessions.user_id AND users.name = %s AND NOT sessions.expired"
         " AND sessions.start_time <= %s::timestamp AT TIME ZONE 'UTC'"
     )
-    if given["test"]:
-        cursor.execute("SELECT users.name, sessions.id FROM sessions, users WHERE" + condition.partition("WHERE")[2], (name, when))
-    else:
-        cursor.execute(
-            "UPDATE sessions SET expired = TRUE, exclusive = NULL" + condition + " RETURNING users.name, sessions.id",
-            (name, when),
-        )
+    sql = "SELECT users.name, sessions.id FROM sessions, users" + condition
+    if not given["test"]:
+        sql = "UPDATE sessions SET expired = TRUE, exclusive = NULL FROM users" + condition
+        sql += " RETURNING users.name, sessions.id"
+    cursor.execute(sql, (name, when))
     ended += cursor.fetchall()
 connection.commit()
 json.dump(ended, sys.stdout)
@@ -587,7 +585,8 @@ def sessions_ended(name: str, revoked: str, user: str) -> Result:
     user
         Apache's user: the hub connects as it.
     """
-    ret: Result = {"name": name, "result": True, "changes": {}, "comment": "Nobody whose certificate is revoked has one."}
+    good = "Nobody whose certificate is revoked has one."
+    ret: Result = {"name": name, "result": True, "changes": {}, "comment": good}
     try:
         with open(revoked, encoding="utf-8") as stream:
             rows = [(row["name"], row["revocation_date"]) for row in json.load(stream) if row["name"]]
@@ -613,5 +612,6 @@ def sessions_ended(name: str, revoked: str, user: str) -> Result:
         ret["changes"][f"session {number}"] = f"ended, {who}'s"
     if ret["changes"]:
         ret["result"] = None if __opts__["test"] else True
-        ret["comment"] = "Sessions whose user's certificate is revoked were ended." if ret["result"] else "They would be ended."
+        verb = "would be" if __opts__["test"] else "were"
+        ret["comment"] = f"Sessions of users whose certificate is revoked {verb} ended."
     return ret

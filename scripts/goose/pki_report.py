@@ -40,7 +40,7 @@ class Report:
 
 def run(command: Sequence[str]) -> str:
     """Standard output of a command."""
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout or done.stderr
 
 

@@ -410,7 +410,8 @@ def test_renew_waits_and_fails_loudly(world: World) -> None:
     """Another state run is awaited; a state that failed is a failed unit, with its sentence."""
     busy = [["1"], [], []]
     world.salt["saltutil.is_running"] = lambda fun: busy.pop(0)
-    answers: list[Any] = [["The function state.apply is running as PID 7"], {"x": {"result": True, "comment": "", "changes": {}}}]
+    good = {"x": {"result": True, "comment": "", "changes": {}}}
+    answers: list[Any] = [["The function state.apply is running as PID 7"], good]
     world.salt["state.apply"] = lambda states: answers.pop(0)
     assert world.module.renew() == []
     assert not busy and not answers

@@ -59,7 +59,7 @@ def test_all_is_well(capsys: pytest.CaptureFixture[str]) -> None:
         ([row(days=-1.0, problems=["it has expired"])], "7", "used by Apache (koji.hub): it has expired."),
         ([row(problems=["it is revoked"])], "7", "it is revoked."),
         ([row(problems=["no CA that this host trusts has signed it"])], "7", "no CA that this host trusts has signed it."),
-        ([row(subject="", kind="list", days=0.5)], "1", "hub: /etc/pki/goose/host.crt, used by Apache (koji.hub): it ends in 12.0 hours"),
+        ([row(subject="", kind="list", days=0.5)], "1", "host.crt, used by Apache (koji.hub): it ends in 12.0 hours"),
         ("Minion did not return. [No response]", "7", "hub did not list its certificates: Minion did not return."),
         (False, "7", "hub did not list its certificates: it does not answer."),
     ],
