@@ -281,15 +281,16 @@ def test_renewing_under_load(lab: labs.Lab, ca_host: Host, load: Load, urls: lis
             host.run(["systemctl", "start", "goose-pki-renew.timer"])
         ca_host.run(["systemctl", "start", "goose-pki-renew.timer"])
         # By the timers: nobody applies anything here.
-        for host in hosts:
-            wait_for(
-                lambda host=host: read(host, "host.crt").serial_number != first[host.name],
-                f"the timer of {host.name} to renew", 180,
-            )  # fmt: skip
-            wait_for(lambda host=host: list_number(host) > lists[host.name], f"a new list on {host.name}", 180)
-        for url in urls:
-            name = (urllib.parse.urlsplit(url).hostname or "").split(".")[0]
-            wait_for(lambda url=url, name=name: len(load.serials[url] - {first[name]}) >= 2, f"{url} to serve it", 60)
+        served = {url: (urllib.parse.urlsplit(url).hostname or "").split(".")[0] for url in urls}
+
+        def all_renewed() -> bool:
+            return (
+                all(read(host, "host.crt").serial_number != first[host.name] for host in hosts)
+                and all(list_number(host) > lists[host.name] for host in hosts)
+                and all(len(load.serials[url] - {first[name]}) >= 2 for url, name in served.items())
+            )
+
+        wait_for(all_renewed, "every timer to renew, and every server to serve what it has renewed", 200)
     ca_host.run(["salt-call", "saltutil.refresh_pillar", "wait=True"])
     renew(lab, *(host.name for host in hosts))
     for host in hosts:

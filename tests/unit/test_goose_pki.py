@@ -18,7 +18,7 @@ from salt.exceptions import CommandExecutionError
 
 ROOT = Path(__file__).resolve().parents[2]
 NOW = datetime.datetime.now(datetime.timezone.utc)
-HOSTS = {"ca.goose.test": {}, "hub.goose.test": {}}
+HOSTS: dict[str, Any] = {"ca.goose.test": {}, "hub.goose.test": {}}
 
 
 def load(path: str) -> Any:
@@ -105,8 +105,8 @@ class World:
             "x509.read_certificate": salt_x509.read_certificate,
             **{f"goose_pki.{fun}": getattr(self.module, fun) for fun in dir(self.module) if not fun.startswith("_")},
         }
-        salt_x509.__opts__ = opts  # type: ignore[attr-defined]
-        salt_x509.__salt__ = salt  # type: ignore[attr-defined]
+        salt_x509.__opts__ = opts
+        salt_x509.__salt__ = salt
         for module in (self.module, self.states):
             module.__salt__, module.__opts__, module.__pillar__ = salt, opts, pillar
         self.opts, self.salt = opts, salt
