@@ -433,7 +433,7 @@ def test_renewal_reaches_all(renders: Renders, platform: str) -> None:
         for chunk in chunks:
             kind = f"{chunk['state']}.{chunk['fun']}"
             named = set(re.findall(r"/etc/pki/goose/[\w.-]+", json.dumps(chunk, default=str)))
-            waits = [each for each in chunk.get("watch", []) if set(each.values()) & watched]
+            waits = [each for each in chunk.get("watch", []) if isinstance(each, dict) and set(each.values()) & watched]
             if kind in kinds and (named or (kind == "service.running" and waits)):
                 found[f"{kind} {chunk['name']}"] = named
         return found
