@@ -556,62 +556,74 @@ import psycopg2
 given = json.load(sys.stdin)
 connection = psycopg2.connect(given["dsn"])
 cursor = connection.cursor()
-ended = []
-for name, when in given["revoked"]:
-    condition = (
-        " WHERE users.id = sessions.user_id AND users.name = %s AND NOT sessions.expired"
-        " AND sessions.start_time <= %s::timestamp AT TIME ZONE 'UTC'"
-    )
-    sql = "SELECT users.name, sessions.id FROM sessions, users" + condition
-    if not given["test"]:
-        sql = "UPDATE sessions SET expired = TRUE, exclusive = NULL FROM users" + condition
-        sql += " RETURNING users.name, sessions.id"
-    cursor.execute(sql, (name, when))
-    ended += cursor.fetchall()
+condition = " WHERE users.id = sessions.user_id AND users.name = ANY(%s) AND NOT sessions.expired"
+sql = "SELECT users.name, sessions.id FROM sessions, users" + condition
+if not given["test"]:
+    sql = "UPDATE sessions SET expired = TRUE, exclusive = NULL FROM users" + condition
+    sql += " RETURNING users.name, sessions.id"
+cursor.execute(sql, (given["names"],))
+ended = cursor.fetchall()
 connection.commit()
 json.dump(ended, sys.stdout)
 """
 
 
-def sessions_ended(name: str, revoked: str, user: str) -> Result:
-    """End the sessions at the hub that are older than the revocation of a certificate of their user.
+def sessions_ended(name: str, revoked: str, record: str, user: str) -> Result:
+    """End the sessions at the hub of those whose certificate was revoked: a session needs none once it has begun.
 
-    A session needs no certificate after it has begun, and would outlive it.
+    It follows the reload after which Apache refuses them. Whoever has another certificate logs in again, and that
+    session must stay: so each revocation is dealt with once, and noted.
 
     name
         libpq connection string, as in hub.conf.
     revoked
-        File of the CA's: JSON, a list of ``name`` and ``revocation_date`` (UTC).
+        File of the CA's: JSON, a list of ``name`` and ``revocation_date``.
+    record
+        File with what of that was dealt with. Without it sessions end once more.
     user
         Apache's user: the hub connects as it.
     """
-    good = "Nobody whose certificate is revoked has one."
-    ret: Result = {"name": name, "result": True, "changes": {}, "comment": good}
+    ret: Result = {"name": name, "result": True, "changes": {}, "comment": "Every revocation was dealt with."}
     try:
-        with open(revoked, encoding="utf-8") as stream:
-            rows = [(row["name"], row["revocation_date"]) for row in json.load(stream) if row["name"]]
+        rows = _rows(revoked)
+        done = _rows(record) if os.path.exists(record) else []
     except (OSError, ValueError) as error:
         if __opts__["test"]:
+            ret["result"] = None
             ret["comment"] = f"{revoked} would be fetched first."
             return ret
-        return _failed(name, f"{revoked} cannot be read ({error}): look at the errors of the state that fetches it.")
-    if not rows:
-        return ret
-    given = {"dsn": name, "revoked": rows, "test": __opts__["test"]}
-    answer = __salt__["cmd.run_all"](
-        ["runuser", "-u", user, "--", SYSTEM_PYTHON, "-c", _END],
-        stdin=json.dumps(given), python_shell=False, ignore_retcode=True, cwd="/",
-    )  # fmt: skip
-    if answer["retcode"] != 0:
-        reason = answer["stderr"].rpartition("Error: ")[2].strip()
-        if __opts__["test"]:
-            ret["comment"] = f"The database does not answer the hub yet ({reason}): it would be asked."
-            return ret
-        return _failed(name, f"The hub's database does not end sessions: {reason}")
-    for who, number in json.loads(answer["stdout"]):
-        ret["changes"][f"session {number}"] = f"ended, {who}'s"
-    if ret["changes"]:
+        return _failed(name, f"{revoked} or {record} cannot be read ({error}): remove it, and apply this again.")
+    names = sorted({row["name"] for row in rows if row not in done and row["name"]})
+    if names:
+        given = {"dsn": name, "names": names, "test": __opts__["test"]}
+        answer = __salt__["cmd.run_all"](
+            ["runuser", "-u", user, "--", SYSTEM_PYTHON, "-c", _END],
+            stdin=json.dumps(given), python_shell=False, ignore_retcode=True, cwd="/",
+        )  # fmt: skip
+        if answer["retcode"] != 0:
+            reason = answer["stderr"].rpartition("Error: ")[2].strip()
+            if __opts__["test"]:
+                ret["result"] = None
+                ret["comment"] = f"The database does not answer the hub yet ({reason}): it would be asked."
+                return ret
+            return _failed(name, f"The hub's database does not end sessions: {reason}")
+        for who, number in json.loads(answer["stdout"]):
+            ret["changes"][f"session {number}"] = f"ended, {who}'s"
+    # Last: of a run that was killed before it the next one does all again.
+    written = __states__["file.managed"](
+        name=record, contents=json.dumps(rows, indent=1), user="root", group="root", mode="0644"
+    )
+    if written["result"] is False:
+        return {**written, "name": name}
+    if written["changes"] or ret["changes"]:
+        ret["changes"].setdefault("revoked", names)
         ret["result"] = None if __opts__["test"] else True
         verb = "would be" if __opts__["test"] else "were"
-        ret["comment"] = f"Sessions of users whose certificate is revoked {verb} ended."
+        ret["comment"] = f"Sessions of those whose certificate is revoked {verb} ended."
     return ret
+
+
+def _rows(path: str) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8") as stream:
+        rows: list[dict[str, str]] = json.load(stream)
+        return rows

@@ -58,6 +58,7 @@ koji-hub-sessions:
   koji_db.sessions_ended:
     - name: {{ koji.hub.dsn }}
     - revoked: {{ db_dir }}/revoked.json
+    - record: {{ db_dir }}/sessions-ended.json
     - user: {{ httpd.user }}
     - require:
       - goose_pki: koji-hub-revoked
