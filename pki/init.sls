@@ -126,7 +126,7 @@ pki-renew-{{ kind }}-unit:
     - source: salt://pki/files/renew.{{ kind }}.jinja
     - template: jinja
     - mode: '0644'
-    - context: {{ {'every': (pki.renew.every * 86400) | int, 'jitter': (pki.renew.jitter * 86400) | int} | tojson }}
+    - context: {{ {'every': (pki.renew.every * 86400) | round | int, 'jitter': (pki.renew.jitter * 86400) | round | int} | tojson }}
 {%- endfor %}
 
 pki-renew-timer:
