@@ -150,7 +150,8 @@ class Load:
     def _getter(self, url: str) -> Callable[[], Any]:
         def get() -> None:
             status, _, serial = self._person.send("GET", url)
-            assert status == 200, f"HTTP {status}"
+            # git's page leads to another.
+            assert status in (200, 302), f"HTTP {status}"
             self.serials[url].add(serial)
 
         return get
