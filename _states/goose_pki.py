@@ -1,12 +1,18 @@
-"""The project's CA on each host: publish, fetch, and certificate and key in one file."""
+"""The project's CA on each host: publish, fetch, trust, and certificate and key in one file."""
 
 from __future__ import annotations
 
+import glob
+import json
 import os
+import re
 import time
+from collections.abc import Callable
 from typing import Any
 
 __virtualname__ = "goose_pki"
+
+_CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\n", re.DOTALL)
 
 Result = dict[str, Any]
 
@@ -80,9 +86,7 @@ def fetched(name: str, entry: str, ca_host: str, ca_path: str, timeout: int = 12
         if __opts__["test"]:
             return _result(name, None, f"{name} would be fetched from {ca_host}.", {name: "fetched"})
         return _result(name, False, missing)
-    return __states__["file.managed"](
-        name=name, contents=text, contents_newline=False, user="root", group="root", mode="0644"
-    )
+    return _kept(name, text)
 
 
 def pem(
@@ -104,3 +108,162 @@ def pem(
         mode=mode,
         show_changes=False,
     )
+
+
+# The CA host
+
+
+def laid_out(name: str) -> Result:
+    """Have each CA in a directory of its own below ``name``, also one that was made before there were several."""
+    todo = __salt__["goose_pki.layout"](name)
+    if not todo:
+        return _result(name, True, "Every CA has a directory of its own.")
+    changes = {path: f"moved to {name}/1" for path in todo}
+    if __opts__["test"]:
+        return _result(name, None, f"{', '.join(todo)} would be moved to {name}/1.", changes)
+    __salt__["goose_pki.lay_out"](name)
+    return _result(name, True, f"{', '.join(todo)} were moved to {name}/1.", changes)
+
+
+def stepped(name: str, signing: int, trusted: list[int]) -> Result:
+    """Fail where the CA cannot be replaced as far as pillar ``pki:ca`` says; change nothing.
+
+    The states that would do it require this one.
+    """
+    problems = __salt__["goose_pki.step_lacks"](signing, trusted)
+    if problems:
+        return _result(name, False, "\n".join([*problems, "Nothing was changed; pki/README.rst has the steps."]))
+    return _result(name, True, f"CA {signing} may sign, and those trusted are {', '.join(map(str, trusted))}.")
+
+
+def signing(name: str, number: int) -> Result:
+    """Have the symbolic link ``name`` lead to the CA ``number``, so that it signs from now on."""
+    target = str(number)
+    before = os.readlink(name) if os.path.islink(name) else None
+    if before == target:
+        return _result(name, True, f"CA {number} signs.")
+    changes = {name: {"old": before, "new": target}}
+    if __opts__["test"]:
+        return _result(name, None, f"CA {number} would sign.", changes)
+    __salt__["goose_pki.link"](name, target)
+    return _result(name, True, f"CA {number} signs now.", changes)
+
+
+def crl(name: str, key: str, certificate: str, days_valid: float, days_remaining: float) -> Result:
+    """Keep the revocation list ``name`` of the CA ``certificate``: all that is revoked, and not near its end.
+
+    An empty list too: Apache refuses every client where the list is missing.
+
+    days_valid, days_remaining
+        Days that a list is good for, and that one has left when the next is issued.
+    """
+    if not (os.path.isfile(key) and os.path.isfile(certificate)):
+        if __opts__["test"]:
+            return _result(name, None, f"{certificate} would be made first, then its list.", {name: "issued"})
+        return _result(name, False, f"{key} or {certificate} is missing: look at the errors of their states.")
+    why = __salt__["goose_pki.crl_lacks"](name, certificate, days_remaining)
+    if why and __opts__["test"]:
+        return _result(name, None, f"It would be issued again: {'; '.join(why)}.", {name: "issued"})
+    text = __salt__["goose_pki.crl"](name, key, certificate, days_valid) if why else _read(name)
+    written = _kept(name, str(text))
+    if why and written["result"]:
+        return _result(name, True, f"It was issued again: {'; '.join(why)}.", {name: "issued"})
+    return written
+
+
+def joined(name: str, files: list[str]) -> Result:
+    """Keep the texts of ``files``, one after the other, in the file ``name``."""
+    parts = [_read(path) for path in files]
+    missing = [path for path, part in zip(files, parts) if part is None]
+    if missing:
+        if __opts__["test"]:
+            return _result(name, None, f"{', '.join(missing)} would be made first, then joined.", {name: "made"})
+        return _result(name, False, f"{', '.join(missing)}: missing, look at the errors of the states that make them.")
+    return _kept(name, "".join(part.rstrip("\n") + "\n" for part in parts if part is not None))
+
+
+def revoked(name: str) -> Result:
+    """Keep in the file ``name`` who is revoked since when, for those that know people by their names."""
+    rows = [{key: row[key] for key in ("name", "revocation_date")} for row in __salt__["goose_pki.revoked"]()]
+    return _kept(name, json.dumps(rows, indent=1) + "\n")
+
+
+# Every host
+
+
+def anchored(name: str, prefix: str, ca: str, bundle: str, command: str) -> Result:
+    """Have the system trust the CAs in the file ``ca``, and none that it held for the project before.
+
+    A CA keeps the name of its file while others come and go beside it, so that it is trusted at any moment.
+
+    name
+        Directory of the system's anchors.
+    prefix
+        With what the names of the project's files there begin.
+    bundle
+        The file that programs read: asked, not the time stamp of a file.
+    command
+        Makes the bundle of the anchors.
+    """
+    text = _read(ca)
+    if text is None:
+        if __opts__["test"]:
+            return _result(name, None, f"{ca} would be fetched first, then trusted.", {name: "trusted"})
+        return _result(name, False, f"{ca} is missing: look at the errors of the state that fetches it.")
+    wanted = {f"{name}/{prefix}{_number(part)}.crt": part for part in _CERTIFICATE.findall(text)}
+    changes: dict[str, Any] = {path: "trusted" for path, part in wanted.items() if _read(path) != part}
+    gone = sorted(set(glob.glob(f"{name}/{prefix}.crt") + glob.glob(f"{name}/{prefix}-[0-9]*.crt")) - set(wanted))
+    bare = {_bare(part) for part in _CERTIFICATE.findall(_read(bundle) or "")}
+    if changes or not {_bare(part) for part in wanted.values()} <= bare:
+        changes[bundle] = "made anew"
+    changes.update({path: "trusted no more" for path in gone})
+    if not changes:
+        return _result(name, True, "The system trusts the project's CA.")
+    if __opts__["test"]:
+        return _result(name, None, "The system's store of CAs would be changed.", changes)
+    for path, part in wanted.items():
+        written = _kept(path, part)
+        if written["result"] is False:
+            return {**written, "name": name}
+    # First what is new: there is no moment without.
+    for step in ((), gone) if gone else ((),):
+        for path in step:
+            os.unlink(path)
+        done = __salt__["cmd.run_all"](command, ignore_retcode=True)
+        if done["retcode"]:
+            said = done["stderr"].strip() or done["stdout"].strip()
+            return _result(name, False, f"{command} ended with {done['retcode']}: {said}")
+    return _result(name, True, "The system's store of CAs was changed.", changes)
+
+
+def reported(name: str) -> Result:
+    """Keep in the file ``name`` what this host trusts and holds, and send it to the mine.
+
+    It comes last: what it tells of is in use. The CA host lets no CA sign, and drops none, before all hosts
+    are that far.
+    """
+    text = json.dumps(__salt__["goose_pki.held"](), indent=1, sort_keys=True) + "\n"
+    written = _kept(name, text)
+    if written["result"] is False or _masterless():
+        return written
+    sent = published("pki_held", name)
+    changes = {**written["changes"], **sent["changes"]}
+    result = None if None in (written["result"], sent["result"]) else sent["result"]
+    return _result(name, result, f"{written['comment']} {sent['comment']}", changes)
+
+
+def _kept(name: str, text: str) -> Result:
+    """A file of root's that all may read."""
+    managed: Callable[..., Result] = __states__["file.managed"]
+    return managed(name=name, contents=text, contents_newline=False, user="root", group="root", mode="0644")
+
+
+def _bare(certificate: str) -> str:
+    return "".join(certificate.split())
+
+
+def _number(certificate: str) -> str:
+    """``-2`` for the second CA of the project, by its name; nothing for the first."""
+    subject = __salt__["x509.read_certificate"](certificate)["subject"].get("CN", "")
+    found = re.search(r" CA ([0-9]+)$", subject)
+    return f"-{found.group(1)}" if found else ""

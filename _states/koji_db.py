@@ -84,7 +84,7 @@ def _failed(name: str, comment: str) -> Result:
     return {"name": name, "result": False, "changes": {}, "comment": comment}
 
 
-def current(name: str, files: list[str]) -> Result:
+def current(name: str, files: list[str], restart: bool = True) -> Result:
     """Have PostgreSQL run with what its files say, by a reload, or a restart where only that does it.
 
     An apply that was killed, or that failed between a file and the service, would
@@ -94,6 +94,8 @@ def current(name: str, files: list[str]) -> Result:
         The service.
     files
         Files that PostgreSQL reads when it loads its configuration.
+    restart
+        Whether it may be restarted, which ends what runs in it.
     """
     absent = _absent_server(name)
     if absent:
@@ -109,7 +111,7 @@ def current(name: str, files: list[str]) -> Result:
     try:
         found = _query("postgres", ask)
         stale = [path for path in files if os.path.exists(path) and os.stat(path).st_ctime > found["loaded"]]
-        action = "restart" if found["restart"] else "reload" if stale else ""
+        action = "restart" if found["restart"] and restart else "reload" if stale else ""
         if not action:
             return ret
         ret["changes"] = {name: f"{action}ed"}
@@ -546,3 +548,82 @@ def fits(name: str, schema: str, user: str, timeout: int = 300, interval: float 
         return ret
     ret["comment"] = f"The database has all {len(wanted)} tables of the hub's schema."
     return ret
+
+
+_END = """
+import json, sys
+import psycopg2
+given = json.load(sys.stdin)
+connection = psycopg2.connect(given["dsn"])
+cursor = connection.cursor()
+condition = " WHERE users.id = sessions.user_id AND users.name = ANY(%s) AND NOT sessions.expired"
+sql = "SELECT users.name, sessions.id FROM sessions, users" + condition
+if not given["test"]:
+    sql = "UPDATE sessions SET expired = TRUE, exclusive = NULL FROM users" + condition
+    sql += " RETURNING users.name, sessions.id"
+cursor.execute(sql, (given["names"],))
+ended = cursor.fetchall()
+connection.commit()
+json.dump(ended, sys.stdout)
+"""
+
+
+def sessions_ended(name: str, revoked: str, record: str, user: str) -> Result:
+    """End the sessions at the hub of those whose certificate was revoked: a session needs none once it has begun.
+
+    It follows the reload after which Apache refuses them. Whoever has another certificate logs in again, and that
+    session must stay: so each revocation is dealt with once, and noted.
+
+    name
+        libpq connection string, as in hub.conf.
+    revoked
+        File of the CA's: JSON, a list of ``name`` and ``revocation_date``.
+    record
+        File with what of that was dealt with. Without it sessions end once more.
+    user
+        Apache's user: the hub connects as it.
+    """
+    ret: Result = {"name": name, "result": True, "changes": {}, "comment": "Every revocation was dealt with."}
+    try:
+        rows = _rows(revoked)
+        done = _rows(record) if os.path.exists(record) else []
+    except (OSError, ValueError) as error:
+        if __opts__["test"]:
+            ret["result"] = None
+            ret["comment"] = f"{revoked} would be fetched first."
+            return ret
+        return _failed(name, f"{revoked} or {record} cannot be read ({error}): remove it, and apply this again.")
+    names = sorted({row["name"] for row in rows if row not in done and row["name"]})
+    if names:
+        given = {"dsn": name, "names": names, "test": __opts__["test"]}
+        answer = __salt__["cmd.run_all"](
+            ["runuser", "-u", user, "--", SYSTEM_PYTHON, "-c", _END],
+            stdin=json.dumps(given), python_shell=False, ignore_retcode=True, cwd="/",
+        )  # fmt: skip
+        if answer["retcode"] != 0:
+            reason = answer["stderr"].rpartition("Error: ")[2].strip()
+            if __opts__["test"]:
+                ret["result"] = None
+                ret["comment"] = f"The database does not answer the hub yet ({reason}): it would be asked."
+                return ret
+            return _failed(name, f"The hub's database does not end sessions: {reason}")
+        for who, number in json.loads(answer["stdout"]):
+            ret["changes"][f"session {number}"] = f"ended, {who}'s"
+    # Last: of a run that was killed before it the next one does all again.
+    written = __states__["file.managed"](
+        name=record, contents=json.dumps(rows, indent=1), user="root", group="root", mode="0644"
+    )
+    if written["result"] is False:
+        return {**written, "name": name}
+    if written["changes"] or ret["changes"]:
+        ret["changes"].setdefault("revoked", names)
+        ret["result"] = None if __opts__["test"] else True
+        verb = "would be" if __opts__["test"] else "were"
+        ret["comment"] = f"Sessions of those whose certificate is revoked {verb} ended."
+    return ret
+
+
+def _rows(path: str) -> list[dict[str, str]]:
+    with open(path, encoding="utf-8") as stream:
+        rows: list[dict[str, str]] = json.load(stream)
+        return rows

@@ -24,6 +24,7 @@ Result = dict[str, Any]
 # Sigul asks for its own certificate by nickname, and for the CA not at all.
 _CA = "ca"
 _CA_TRUST = "CT,,"
+_END = "-----END CERTIFICATE-----\n"
 _TABLES = {"users", "keys", "key_accesses"}
 
 
@@ -73,6 +74,13 @@ def _pem(path: str) -> str:
         return "".join(stream.read().split())
 
 
+def _cas(path: str) -> dict[str, str]:
+    """Nickname -> text of each certificate in a file of CAs: two, while one takes the place of another."""
+    with open(path, encoding="ascii") as stream:
+        parts = [part + _END for part in stream.read().split(_END)[:-1]]
+    return {f"{_CA}-{number}" if number > 1 else _CA: part.lstrip() for number, part in enumerate(parts, 1)}
+
+
 def _differs(name: str, nickname: str, certificate: str, ca: str, password_file: str) -> list[str]:
     """What of a database is not as it should be."""
     if not os.path.isfile(f"{name}/cert9.db"):
@@ -84,10 +92,11 @@ def _differs(name: str, nickname: str, certificate: str, ca: str, password_file:
     if status:
         return ["it cannot be read"]
     trust = dict(line.rsplit(None, 1) for line in listed.splitlines() if len(line.split()) == 2)
-    found = []
-    for entry, path, wanted in ((_CA, ca, _CA_TRUST), (nickname, certificate, None)):
+    cas = {entry: "".join(text.split()) for entry, text in _cas(ca).items()}
+    found = [f"{entry} is there" for entry in sorted(set(trust) - {nickname, *cas})]
+    for entry, path, wanted in (*((entry, ca, _CA_TRUST) for entry in cas), (nickname, certificate, None)):
         status, text = _call(["certutil", "-L", *database, "-n", entry, "-a"])
-        if status or "".join(text.split()) != _pem(path):
+        if status or "".join(text.split()) != (cas[entry] if wanted else _pem(path)):
             found.append(f"{entry} is not {path}")
         elif wanted is None and "u" not in trust.get(entry, ""):
             found.append(f"{entry} has no key")
@@ -122,10 +131,13 @@ def _fill(name: str, nickname: str, certificate: str, private_key: str, ca: str,
     password, bundle = f"{work}/password", f"{work}/bundle.p12"
     database = ["-d", f"sql:{new}"]
     _need(["certutil", "-N", *database, "-f", password], "Making the NSS database")
-    _need(
-        ["certutil", "-A", *database, "-f", password, "-n", _CA, "-t", _CA_TRUST, "-a", "-i", ca],
-        "Adding the CA's certificate",
-    )
+    for entry, text in _cas(ca).items():
+        with open(f"{work}/ca", "w", encoding="ascii") as stream:
+            stream.write(text)
+        _need(
+            ["certutil", "-A", *database, "-f", password, "-n", entry, "-t", _CA_TRUST, "-a", "-i", f"{work}/ca"],
+            "Adding the CA's certificate",
+        )
     _need(
         ["openssl", "pkcs12", "-export", "-in", certificate, "-inkey", private_key, "-name", nickname]
         + ["-passout", f"file:{password}", "-out", bundle],

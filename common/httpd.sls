@@ -2,7 +2,7 @@
 # certificate. Roles add fragments to httpd.fragments, with
 # `watch_in: [{service: common-httpd-service}]`.
 {%- from "common/map.jinja" import httpd with context %}
-{%- from "pki/map.jinja" import pki with context %}
+{%- from "pki/map.jinja" import pki, identities with context %}
 
 include:
   - pki
@@ -59,3 +59,17 @@ common-httpd-service:
       - x509: pki-host-key
       - goose_pki: pki-ca-certificate
       - goose_pki: pki-crl
+
+common-httpd-current:
+  koji_service.current:
+    - name: {{ httpd.service }}
+    - reload: true
+    - files:
+{%- for name in ('host.crt', 'host.key', 'ca.crt', 'crl.pem') %}
+      - {{ pki.dir }}/{{ name }}
+{%- endfor %}
+{%- for identity in identities if identity.group == pki.groups.httpd %}
+      - {{ pki.dir }}/{{ identity.name }}.pem
+{%- endfor %}
+    - require:
+      - service: common-httpd-service

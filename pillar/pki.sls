@@ -4,16 +4,42 @@
 {%- import_yaml 'hosts.yaml' as hosts %}
 {%- import_yaml 'pki.yaml' as pki %}
 {%- import_yaml 'site.yaml' as site %}
+
+{#- Lifetimes in days from here on, whatever unit they were written in. What is none stays as
+    it is, for pki/map.jinja: of an error here Salt tells nobody but its log. -#}
+{%- set units = {'m': 1440, 'h': 24, 'd': 1} %}
+{%- macro in_days(value) -%}
+{%- set text = value | string | trim -%}
+{%- if text | regex_match('([0-9]+([.][0-9]+)?[mhd])$') -%}
+{{- ((text[:-1] | float) / units[text[-1]]) | tojson -}}
+{%- else -%}
+{{- value | tojson -}}
+{%- endif -%}
+{%- endmacro %}
+{%- for key in ('ca_days', 'leaf_days', 'leaf_days_remaining', 'user_days', 'crl_days', 'crl_days_remaining') if key in pki %}
+{%- do pki.update({key: in_days(pki[key]) | load_json}) %}
+{%- endfor %}
+{%- for key in ('every', 'jitter') if key in (pki.get('renew') or {}) %}
+{%- do pki.renew.update({key: in_days(pki.renew[key]) | load_json}) %}
+{%- endfor %}
 pki: {{ pki | tojson }}
-{%- if 'pki.ca' in hosts.get(opts['id'], {}).get('roles', []) %}
 
 mine_functions:
+  # What a host trusts and holds: the CA is replaced by steps, each when all hosts are ready.
+  pki_held:
+    - mine_function: file.read
+    - /etc/pki/goose/held.json
+{%- if 'pki.ca' in hosts.get(opts['id'], {}).get('roles', []) %}
+
   pki_ca_certificate:
     - mine_function: file.read
-    - /etc/pki/goose-ca/ca.crt
+    - /etc/pki/goose-ca/trusted.crt
   pki_ca_crl:
     - mine_function: file.read
-    - /etc/pki/goose-ca/crl.pem
+    - /etc/pki/goose-ca/trusted.crl
+  pki_ca_revoked:
+    - mine_function: file.read
+    - /etc/pki/goose-ca/trusted-revoked.json
 
 x509_signing_policies:
 {%- for id, host in hosts | dictsort %}
@@ -25,8 +51,8 @@ x509_signing_policies:
 {%- for leaf in names %}
   {{ leaf.name }}-{{ id }}:
     minions: '{{ id }}'
-    signing_private_key: /etc/pki/goose-ca/ca.key
-    signing_cert: /etc/pki/goose-ca/ca.crt
+    signing_private_key: /etc/pki/goose-ca/current/ca.key
+    signing_cert: /etc/pki/goose-ca/current/ca.crt
     # A string replaces what the request asks for; a mapping would be merged with it.
     subject: 'CN={{ leaf.cn }},O={{ site.get('name', '') }}'
     subjectAltName: 'DNS:{{ leaf.cn }}'

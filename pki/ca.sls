@@ -1,4 +1,5 @@
-# The certificate authority: its key, its certificate, its revocation list.
+# The certificate authority: its keys, its certificates, its revocation lists; two of each
+# while one CA takes the place of another.
 {%- from "pki/map.jinja" import pki with context %}
 {%- set ca_dir = pki.ca_dir %}
 
@@ -26,22 +27,50 @@ pki-ca-issued:
     - require:
       - file: pki-ca-directory
 
-pki-ca-key:
+pki-ca-layout:
+  goose_pki.laid_out:
+    - name: {{ ca_dir }}
+    - require:
+      - file: pki-ca-directory
+
+# Before anything is made or dropped: whether all hosts are that far.
+pki-ca-step:
+  goose_pki.stepped:
+    - name: {{ ca_dir }}/trusted.crt
+    - signing: {{ pki.ca.signing }}
+    - trusted: {{ pki.ca.trusted | tojson }}
+    - require:
+      - goose_pki: pki-ca-layout
+
+{%- for number in pki.ca.trusted %}
+{%- set own = ca_dir ~ '/' ~ number %}
+
+pki-ca-directory-{{ number }}:
+  file.directory:
+    - name: {{ own }}
+    - user: root
+    - group: root
+    - mode: '0700'
+    - require:
+      - goose_pki: pki-ca-step
+
+pki-ca-key-{{ number }}:
   x509.private_key_managed:
-    - name: {{ ca_dir }}/ca.key
+    - name: {{ own }}/ca.key
     - algo: {{ pki.ca_key.algo }}
     - keysize: {{ pki.ca_key.keysize }}
     - user: root
     - group: root
     - mode: '0600'
     - require:
-      - file: pki-ca-directory
+      - file: pki-ca-directory-{{ number }}
 
-pki-ca-own-certificate:
+# Each with a name of its own: not every program tells two of one name apart by their keys.
+pki-ca-certificate-{{ number }}:
   x509.certificate_managed:
-    - name: {{ ca_dir }}/ca.crt
-    - signing_private_key: {{ ca_dir }}/ca.key
-    - CN: {{ pillar['site']['name'] }} CA
+    - name: {{ own }}/ca.crt
+    - signing_private_key: {{ own }}/ca.key
+    - CN: {{ pillar['site']['name'] }} CA{{ ' ' ~ number if number != 1 else '' }}
     - O: {{ pillar['site']['name'] }}
     - basicConstraints: critical, CA:TRUE, pathlen:0
     - keyUsage: critical, keyCertSign, cRLSign
@@ -53,30 +82,72 @@ pki-ca-own-certificate:
     - group: root
     - mode: '0644'
     - require:
-      - x509: pki-ca-key
+      - x509: pki-ca-key-{{ number }}
+    - require_in:
+      - goose_pki: pki-ca-certificates
 
 # An empty list too: Apache refuses every client where the list is missing.
-pki-ca-own-crl:
-  x509.crl_managed:
-    - name: {{ ca_dir }}/crl.pem
-    - signing_private_key: {{ ca_dir }}/ca.key
-    - signing_cert: {{ ca_dir }}/ca.crt
-    - revoked: {{ pki.revoked | tojson }}
+pki-ca-crl-{{ number }}:
+  goose_pki.crl:
+    - name: {{ own }}/crl.pem
+    - key: {{ own }}/ca.key
+    - certificate: {{ own }}/ca.crt
     - days_valid: {{ pki.crl_days }}
     - days_remaining: {{ pki.crl_days_remaining }}
-    - digest: sha256
-    - extensions:
-        authorityKeyIdentifier: keyid:always
-        cRLNumber: auto
-    - mode: '0644'
     - require:
-      - x509: pki-ca-own-certificate
+      - x509: pki-ca-certificate-{{ number }}
+    - require_in:
+      - goose_pki: pki-ca-crls
+{%- endfor %}
+
+# What hosts fetch.
+{%- for id, name, part in (('certificates', 'trusted.crt', 'ca.crt'), ('crls', 'trusted.crl', 'crl.pem')) %}
+{%- set files = [] %}
+{%- for number in pki.ca.trusted %}
+{%- do files.append(ca_dir ~ '/' ~ number ~ '/' ~ part) %}
+{%- endfor %}
+
+pki-ca-{{ id }}:
+  goose_pki.joined:
+    - name: {{ ca_dir }}/{{ name }}
+    - files: {{ files | tojson }}
+    - require:
+      - goose_pki: pki-ca-step
+{%- endfor %}
+
+# The one that signs. A link, because key and certificate change hands in one moment.
+pki-ca-signing:
+  goose_pki.signing:
+    - name: {{ ca_dir }}/current
+    - number: {{ pki.ca.signing }}
+    - require:
+      - goose_pki: pki-ca-certificates
+      - goose_pki: pki-ca-crls
+
+{%- for name in ('ca.key', 'ca.crt', 'crl.pem') %}
+pki-ca-link-{{ name | replace('.', '-') }}:
+  file.symlink:
+    - name: {{ ca_dir }}/{{ name }}
+    - target: current/{{ name }}
+    - force: true
+    - require:
+      - goose_pki: pki-ca-signing
+{%- endfor %}
+
+# Whose certificates are revoked, by pillar and by `goose_pki.revoke`: the hub ends their sessions.
+pki-ca-revoked:
+  goose_pki.revoked:
+    - name: {{ ca_dir }}/trusted-revoked.json
+    - require:
+      - goose_pki: pki-ca-layout
 
 pki-ca-published:
   goose_pki.published:
     - names:
-      - pki_ca_certificate: [path: {{ ca_dir }}/ca.crt]
-      - pki_ca_crl: [path: {{ ca_dir }}/crl.pem]
+      - pki_ca_certificate: [path: {{ ca_dir }}/trusted.crt]
+      - pki_ca_crl: [path: {{ ca_dir }}/trusted.crl]
+      - pki_ca_revoked: [path: {{ ca_dir }}/trusted-revoked.json]
     - require:
-      - x509: pki-ca-own-certificate
-      - x509: pki-ca-own-crl
+      - goose_pki: pki-ca-certificates
+      - goose_pki: pki-ca-crls
+      - goose_pki: pki-ca-revoked

@@ -1,7 +1,7 @@
 # On every host: the CA that it trusts, its keys, and the certificates that the
 # CA host signs for it.
 {%- from "common/map.jinja" import common with context %}
-{%- from "pki/map.jinja" import pki, identities with context %}
+{%- from "pki/map.jinja" import pki, identities, uses with context %}
 {%- set trust = common.ca_trust %}
 
 include:
@@ -23,11 +23,11 @@ pki-ca-certificate:
     - name: {{ pki.dir }}/ca.crt
     - entry: pki_ca_certificate
     - ca_host: {{ pki.ca_host }}
-    - ca_path: {{ pki.ca_dir }}/ca.crt
+    - ca_path: {{ pki.ca_dir }}/trusted.crt
     - require:
       - file: pki-directory
 {%- if pki.is_ca_host %}
-      - x509: pki-ca-own-certificate
+      - goose_pki: pki-ca-certificates
 {%- endif %}
 
 pki-crl:
@@ -35,31 +35,33 @@ pki-crl:
     - name: {{ pki.dir }}/crl.pem
     - entry: pki_ca_crl
     - ca_host: {{ pki.ca_host }}
-    - ca_path: {{ pki.ca_dir }}/crl.pem
+    - ca_path: {{ pki.ca_dir }}/trusted.crl
     - require:
       - file: pki-directory
 {%- if pki.is_ca_host %}
-      - x509: pki-ca-own-crl
+      - goose_pki: pki-ca-crls
 {%- endif %}
 
 # Into the system's store: dnf, git and browsers fetch over HTTPS.
-pki-trust-anchor:
-  goose_pki.fetched:
-    - name: {{ trust.anchors }}/{{ pillar['site']['id'] }}-ca.crt
-    - entry: pki_ca_certificate
-    - ca_host: {{ pki.ca_host }}
-    - ca_path: {{ pki.ca_dir }}/ca.crt
+pki-trust:
+  goose_pki.anchored:
+    - name: {{ trust.anchors }}
+    - prefix: {{ pillar['site']['id'] }}-ca
+    - ca: {{ pki.dir }}/ca.crt
+    - bundle: {{ trust.bundle }}
+    - command: {{ trust.command }}
     - require:
       - pkg: common-packages
       - goose_pki: pki-ca-certificate
 
-# Asks the bundle that programs read, not the time stamp of a file.
-pki-trust:
-  cmd.run:
-    - name: {{ trust.command }}
-    - unless: openssl verify -CAfile {{ trust.bundle }} -no-CApath -no-CAstore {{ pki.dir }}/ca.crt
-    - require:
-      - goose_pki: pki-trust-anchor
+# Who reads which file, for `goose_pki.certificates`.
+pki-uses:
+  file.serialize:
+    - name: /etc/goose/pki.json
+    - serializer: json
+    - dataset: {{ {'uses': uses} | tojson }}
+    - mode: '0644'
+    - makedirs: true
 
 {%- for identity in identities %}
 {%- set path = pki.dir ~ '/' ~ identity.name %}
@@ -96,7 +98,7 @@ pki-{{ identity.name }}-certificate:
       - x509: pki-{{ identity.name }}-key
       - goose_pki: pki-ca-certificate
 {%- if pki.is_ca_host %}
-      - x509: pki-ca-own-certificate
+      - goose_pki: pki-ca-signing
       - file: pki-ca-issued
 {%- endif %}
 
@@ -115,3 +117,24 @@ pki-{{ identity.name }}-pem:
       - x509: pki-{{ identity.name }}-certificate
 {%- endif %}
 {%- endfor %}
+
+# Each host renews by itself: nobody has to apply anything for it.
+{%- for kind in ('service', 'timer') %}
+pki-renew-{{ kind }}-unit:
+  file.managed:
+    - name: /etc/systemd/system/goose-pki-renew.{{ kind }}
+    - source: salt://pki/files/renew.{{ kind }}.jinja
+    - template: jinja
+    - mode: '0644'
+    - context: {{ {'every': (pki.renew.every * 86400) | round | int, 'jitter': (pki.renew.jitter * 86400) | round | int} | tojson }}
+{%- endfor %}
+
+pki-renew-timer:
+  service.running:
+    - name: goose-pki-renew.timer
+    - enable: true
+    - unmask: true
+    - require:
+      - file: pki-renew-service-unit
+    - watch:
+      - file: pki-renew-timer-unit

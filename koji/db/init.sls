@@ -12,6 +12,7 @@ include:
   - common
   - common.selinux
   - pki
+  - koji.db.tls
   - koji.library
 
 koji-db-packages:
@@ -27,37 +28,8 @@ koji-db-cluster:
     - unless: test -s {{ db.data_dir }}/PG_VERSION
     - require:
       - pkg: koji-db-packages
-
-koji-db-tls-directory:
-  file.directory:
-    - name: {{ db.tls_dir }}
-    - user: root
-    - group: postgres
-    - mode: '0750'
-    - require:
-      - cmd: koji-db-cluster
-
-# PostgreSQL starts as postgres and so cannot read root's key; it takes a copy that
-# belongs to root and that its group may read.
-{%- for name, mode, state in (
-      ('host.key', '0640', {'x509': 'pki-host-key'}),
-      ('host.crt', '0644', {'x509': 'pki-host-certificate'}),
-      ('ca.crt', '0644', {'goose_pki': 'pki-ca-certificate'}),
-      ('crl.pem', '0644', {'goose_pki': 'pki-crl'}),
-    ) %}
-koji-db-tls-{{ name.replace('.', '-') }}:
-  koji_file.copied:
-    - name: {{ db.tls_dir }}/{{ name }}
-    - source: {{ koji.pki_dir }}/{{ name }}
-    - user: root
-    - group: postgres
-    - mode: '{{ mode }}'
-    - require:
-      - file: koji-db-tls-directory
-      - {{ state | tojson }}
     - require_in:
-      - service: koji-db-service
-{%- endfor %}
+      - file: koji-db-tls-directory
 
 koji-db-config:
   file.managed:
@@ -162,6 +134,11 @@ koji-db-service:
       - file: koji-db-config
       - file: koji-db-settings
       - file: koji-db-settings-auto
+{%- for name in ('host.key', 'host.crt', 'ca.crt', 'crl.pem') %}
+      - koji_file: koji-db-tls-{{ name | replace('.', '-') }}
+{%- endfor %}
+    - require_in:
+      - koji_db: koji-db-tls
 
 # Reloaded, or restarted where a setting needs that: PostgreSQL itself is asked.
 koji-db-current:
@@ -173,9 +150,6 @@ koji-db-current:
       - {{ conf }}/pg_hba.conf
       - {{ conf }}/pg_ident.conf
       - {{ db.data_dir }}/postgresql.auto.conf
-{%- for name in ('host.key', 'host.crt', 'ca.crt', 'crl.pem') %}
-      - {{ db.tls_dir }}/{{ name }}
-{%- endfor %}
     - require:
       - service: koji-db-service
 

@@ -5,7 +5,6 @@
 {%- from "common/lib.jinja" import hosts_with with context %}
 {%- from "pki/map.jinja" import pki with context %}
 {%- set hub = koji.hub %}
-{%- set db_dir = '/etc/koji-hub/db' %}
 
 {#- Who may log in in another's name: the web pages, and Sigul's bridge where there is one.
     mod_ssl writes a subject as RFC 2253 does, the last part first; which of the two
@@ -18,11 +17,8 @@
 {%- do proxy_dns.extend(['CN=' ~ cn ~ ',O=' ~ o, 'O=' ~ o ~ ',CN=' ~ cn]) %}
 {%- endif %}
 {%- endfor %}
-{%- set dsn = 'dbname=' ~ koji.db.name ~ ' user=' ~ koji.db.user ~ ' host=' ~ koji.db.host ~ ' port=' ~ koji.db.port
-      ~ ' connect_timeout=20 sslmode=verify-full sslrootcert=' ~ koji.serverca
-      ~ ' sslcert=' ~ db_dir ~ '/host.crt sslkey=' ~ db_dir ~ '/host.key' %}
 {%- set options = {
-      'DBConnectionString': dsn,
+      'DBConnectionString': hub.dsn,
       'KojiDir': koji.volume.path,
       'KojiWebURL': koji.urls.web,
       'ProxyDNs': proxy_dns | join('|'),
@@ -43,6 +39,7 @@ include:
   - common
   - common.httpd
   - pki
+  - koji.hub.tls
   - koji.library
   - koji.selinux
   - koji.volume
@@ -62,34 +59,8 @@ koji-hub-directory-{{ path | replace('/', '-') }}:
     - mode: '0755'
     - require:
       - koji-hub-software
-{%- endfor %}
-
-koji-hub-db-directory:
-  file.directory:
-    - name: {{ db_dir }}
-    - user: root
-    - group: {{ httpd.group }}
-    - mode: '0750'
-    - require:
-      - koji-hub-directory--etc-koji-hub
-      - pkg: common-httpd-packages
-
-# The hub runs as Apache's user and shows the database the certificate of its host.
-{%- for name, state in (('host.crt', 'pki-host-certificate'), ('host.key', 'pki-host-key')) %}
-koji-hub-db-{{ name.replace('.', '-') }}:
-  koji_file.copied:
-    - name: {{ db_dir }}/{{ name }}
-    - source: {{ koji.pki_dir }}/{{ name }}
-    - user: root
-    - group: {{ httpd.group }}
-    - mode: '0640'
-    - require:
-      - file: koji-hub-db-directory
-      - x509: {{ state }}
     - require_in:
-      - koji_db: koji-hub-schema
-    - watch_in:
-      - service: common-httpd-service
+      - file: koji-hub-db-directory
 {%- endfor %}
 
 koji-hub-config-check:
@@ -167,17 +138,20 @@ koji-hub-volume-{{ directory }}:
 # Before Apache starts with it: a hub that is newer than its database fails late.
 koji-hub-schema:
   koji_db.fits:
-    - name: {{ dsn }}
+    - name: {{ hub.dsn }}
     - schema: {{ hub.schema }}
     - user: {{ httpd.user }}
     - timeout: {{ koji.wait }}
     - require:
       - koji-hub-software
       - koji-library-software
+      - koji_file: koji-hub-db-host-crt
+      - koji_file: koji-hub-db-host-key
 {%- if 'koji.db' in pillar.get('roles', []) %}
       - koji_db: koji-db-rights
 {%- endif %}
     - require_in:
+      - koji_db: koji-hub-sessions
       - service: common-httpd-service
 
 koji-hub-unit:
@@ -214,7 +188,6 @@ koji-hub-current:
     - files:
       - /etc/koji-hub/hub.conf
       - /etc/koji-hub/hub.conf.d/policy.conf
-      - {{ db_dir }}/host.crt
       - {{ httpd.fragments }}/kojihub.conf
 {%- for plugin in hub.plugin_configs %}
       - /etc/koji-hub/plugins/{{ plugin }}.conf

@@ -16,6 +16,7 @@
 include:
   - common
   - pki
+  - sigul.bridge.tls
   - koji.library
 
 sigul-bridge-group:
@@ -51,6 +52,8 @@ sigul-bridge-directory:
     - mode: '0700'
     - require:
       - user: sigul-bridge-user
+    - require_in:
+      - sigul: sigul-bridge-nss
 
 # May hold the password of an account: never shown.
 sigul-bridge-config:
@@ -77,35 +80,9 @@ sigul-bridge-secret:
     - require:
       - pkg: sigul-bridge-packages
       - user: sigul-bridge-user
-
-sigul-bridge-nss:
-  sigul.nss:
-    - name: {{ bridge.nss_dir }}
-    - nickname: {{ sections.bridge['bridge-cert-nickname'] }}
-    - certificate: {{ koji.pki_dir }}/host.crt
-    - private_key: {{ koji.pki_dir }}/host.key
-    - ca: {{ koji.serverca }}
-    - password_file: {{ bridge.secret_file }}
-    - user: {{ bridge.user }}
-    - group: {{ bridge.group }}
-    - require:
-      - koji_file: sigul-bridge-secret
-      - file: sigul-bridge-directory
-      - x509: pki-host-certificate
-      - goose_pki: pki-ca-certificate
-
-# It logs in to Koji in the name of those who sign: the hub has it in ProxyDNs.
-sigul-bridge-cert:
-  koji_file.copied:
-    - name: {{ cert }}
-    - source: {{ koji.pki_dir }}/{{ identity }}.pem
-    - user: root
-    - group: {{ bridge.group }}
-    - mode: '0640'
-    - require:
-      - pkg: sigul-bridge-packages
-      - user: sigul-bridge-user
-      - goose_pki: pki-{{ identity }}-pem
+    - require_in:
+      - sigul: sigul-bridge-nss
+      - koji_file: sigul-bridge-cert
 
 {%- for name, options in signing.koji | dictsort %}
 {%- set own = {'cert': cert} %}
@@ -164,6 +141,8 @@ sigul-bridge-service:
       - koji_file: sigul-bridge-secret
       - sigul: sigul-bridge-nss
       - file: sigul-bridge-unit
+    - require_in:
+      - koji_service: sigul-bridge-tls
 
 # Koji's files it reads anew for each request.
 sigul-bridge-current:

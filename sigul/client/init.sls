@@ -53,6 +53,7 @@ include:
   - common.httpd
   - common.selinux
   - pki
+  - sigul.client.tls
   - koji.library
 {%- if volume_here %}
   - koji.volume
@@ -100,6 +101,10 @@ sigul-client-directory-{{ path | replace('/', '-') }}:
     - require:
       - user: sigul-client-user
     - require_in:
+      - koji_file: sigul-client-cert
+{%- if by_sigul %}
+      - sigul: sigul-client-nss
+{%- endif %}
       - file: sigul-client-config
 {%- endfor %}
 
@@ -113,17 +118,6 @@ sigul-client-program-{{ file | replace('/', '-') }}:
     - require_in:
       - file: sigul-client-config
 {%- endfor %}
-
-sigul-client-cert:
-  koji_file.copied:
-    - name: {{ cert }}
-    - source: {{ koji.pki_dir }}/{{ identity }}.pem
-    - user: root
-    - group: {{ client.group }}
-    - mode: '0640'
-    - require:
-      - file: sigul-client-directory--etc-goose-signing
-      - goose_pki: pki-{{ identity }}-pem
 
 sigul-client-koji:
   file.managed:
@@ -194,22 +188,8 @@ sigul-client-secret:
     - require:
       - pkg: sigul-client-packages
       - user: sigul-client-user
-
-sigul-client-nss:
-  sigul.nss:
-    - name: {{ client.nss_dir }}
-    - nickname: {{ sections.client['client-cert-nickname'] }}
-    - certificate: {{ koji.pki_dir }}/{{ identity }}.crt
-    - private_key: {{ koji.pki_dir }}/{{ identity }}.key
-    - ca: {{ koji.serverca }}
-    - password_file: {{ client.secret_file }}
-    - user: {{ client.user }}
-    - group: {{ client.group }}
-    - require:
-      - koji_file: sigul-client-secret
-      - file: sigul-client-directory-{{ client.home | replace('/', '-') }}
-      - x509: pki-{{ identity }}-certificate
-      - goose_pki: pki-ca-certificate
+    - require_in:
+      - sigul: sigul-client-nss
 {%- endif %}
 
 sigul-client-apache:

@@ -16,6 +16,7 @@
 include:
   - common
   - pki
+  - sigul.server.tls
   - koji.library
 {%- if bridge_here %}
   - sigul.bridge
@@ -84,21 +85,8 @@ sigul-server-secret:
     - mode: '0640'
     - require:
       - pkg: sigul-server-packages
-
-sigul-server-nss:
-  sigul.nss:
-    - name: {{ server.nss_dir }}
-    - nickname: {{ sections.server['server-cert-nickname'] }}
-    - certificate: {{ koji.pki_dir }}/host.crt
-    - private_key: {{ koji.pki_dir }}/host.key
-    - ca: {{ koji.serverca }}
-    - password_file: {{ server.secret_file }}
-    - user: {{ server.user }}
-    - group: {{ server.group }}
-    - require:
-      - koji_file: sigul-server-secret
-      - x509: pki-host-certificate
-      - goose_pki: pki-ca-certificate
+    - require_in:
+      - sigul: sigul-server-nss
 
 # Both before the first key: what they say is built into it.
 {%- for name, lines in (('gpg.conf', server.gpg_conf), ('gpg-agent.conf', server.gpg_agent_conf)) %}
@@ -176,6 +164,8 @@ sigul-server-service:
       - koji_file: sigul-server-secret
       - sigul: sigul-server-nss
       - file: sigul-server-unit
+    - require_in:
+      - koji_service: sigul-server-tls
 
 sigul-server-current:
   koji_service.current:

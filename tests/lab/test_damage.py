@@ -127,7 +127,7 @@ ROUND = [
     ),
     Damage(
         "trusted CA removed", "builder2",
-        "rm /usr/local/share/ca-certificates/goose-ca.crt && update-ca-certificates --fresh",
+        "rm /usr/local/share/ca-certificates/goose-ca*.crt && update-ca-certificates --fresh",
         f"! openssl verify -CApath /etc/ssl/certs {PKI}/ca.crt",
         "pki-trust",
     ),
@@ -275,9 +275,9 @@ ROUND = [
     ),
     Damage(
         "CA's revocation list deleted", "salt",
-        "rm /etc/pki/goose-ca/crl.pem",
+        "rm /etc/pki/goose-ca/current/crl.pem",
         "! test -e /etc/pki/goose-ca/crl.pem",
-        "pki-ca-own-crl",
+        "pki-ca-crl-",
     ),
     Damage(
         "CA's directory opened", "salt",

@@ -188,9 +188,10 @@ def apply(lab: labs.Lab, host: Host, states: str) -> Any:
 def test_renewal(lab: labs.Lab, builder: Host) -> None:
     """A certificate that ends soon is renewed by an ordinary apply, with the same key; the service follows."""
     keys = {name: (builder.root / PKI / f"{name}.key").read_bytes() for name in ("host", "kojid")}
-    # The CA gives three days for a while, and the host does not want its year.
-    with testing.pillar_over(lab.record, "pki.yaml", {"leaf_days": 3, "leaf_days_remaining": 400}):
+    # The CA gives three days for a while, and the host has lost its year.
+    with testing.pillar_over(lab.record, "pki.yaml", {"leaf_days": 3, "leaf_days_remaining": 1}):
         lab.need_role("pki.ca").run(["salt-call", "saltutil.refresh_pillar", "wait=True"])
+        builder.run(["rm", *(f"/{PKI}/{name}.crt" for name in keys)])
         apply(lab, builder, "pki")
     lab.need_role("pki.ca").run(["salt-call", "saltutil.refresh_pillar", "wait=True"])
     short = {name: read(builder, f"{name}.crt") for name in keys}

@@ -8,7 +8,7 @@ import json
 import re
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -301,6 +301,9 @@ def test_no_orphans(renders: Renders) -> None:
             path = it.host.source(url)
             within = [path] if path and path.is_file() else path.rglob("*") if path else []
             used |= {str(file.relative_to(ROOT)) for file in within}
+    for it in hosts(renders, "Debian-12"):
+        # No role includes it: each host's timer applies it.
+        it.host.states("pki.renew")
     used |= salt_tree.requested(renders.cache)
     services = sources.services(ROOT)
     naming = [path for path in sources.files(ROOT) if path.suffix in (".py", ".sls", ".yaml", ".jinja")]
@@ -500,6 +503,64 @@ def test_signing_that_is_wrong(renders: Renders, signing: dict[str, Any], said: 
     pillar = {**renders.host(case, name, "Debian-12").pillar, "signing": signing}
     with pytest.raises(salt_tree.RenderError, match=re.escape(said)):
         renders.host(case, name, "Debian-12", pillar=pillar).states("sigul.client")
+
+
+@every_platform
+def test_renewal_reaches_all(renders: Renders, platform: str) -> None:
+    """What hands a certificate on, and what a service is reloaded for, is in the state that renews, and in its report."""
+    kinds = {"koji_file.copied", "sigul.nss", "koji_service.current", "koji_db.current", "service.running"}
+
+    def hand_on(chunks: Iterable[dict[str, Any]]) -> dict[str, set[str]]:
+        """By state: the files of /etc/pki/goose that it names, or the files that it makes of them."""
+        found: dict[str, set[str]] = {}
+        for chunk in chunks:
+            kind = f"{chunk['state']}.{chunk['fun']}"
+            named = set(re.findall(r"/etc/pki/goose/[\w.-]+", json.dumps(chunk, default=str)))
+            waits = [each for each in chunk.get("watch", []) if isinstance(each, dict) and set(each.values()) & watched]
+            if kind in kinds and (named or (kind == "service.running" and waits)):
+                found[f"{kind} {chunk['name']}"] = named
+        return found
+
+    watched = {"pki-host-certificate", "pki-ca-certificate", "pki-crl"}
+    problems = []
+    for it in hosts(renders, platform):
+        renewing = it.host.states("pki.renew")
+        missing = set(hand_on(it.chunks)) - set(hand_on(renewing))
+        problems += [f"{it.case.name}: {it.host.name}: pki.renew lacks {state}" for state in sorted(missing)]
+        (report,) = [chunk["dataset"]["uses"] for chunk in it.chunks if chunk["__id__"] == "pki-uses"]
+        copies = [
+            chunk["name"]
+            for chunk in it.chunks
+            if (chunk["state"], chunk["fun"]) == ("koji_file", "copied") and not chunk["name"].endswith(".key")
+            and chunk["source"].startswith("/etc/pki/goose/")
+        ]
+        problems += [
+            f"{it.host.name}: pki/defaults.yaml does not know who uses {path}" for path in copies if path not in report
+        ]
+    none(iter(dict.fromkeys(problems)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"leaf_days": "ten"}, "'pki:leaf_days' is 'ten': give a number of days, or a text with a unit"),
+        ({"crl_days": 0}, "'pki:crl_days' is '0'"),
+        ({"leaf_days_remaining": 365}, "'pki:leaf_days_remaining' is not less than 'pki:leaf_days'"),
+        ({"renew": {"every": 16, "jitter": 0}}, "'pki:renew:every' and 'pki:renew:jitter' are too long"),
+        ({"renew": {"every": "often", "jitter": 0}}, "'pki:renew:every' is 'often'"),
+        ({"ca": {"signing": 2, "trusted": [1]}}, "Pillar 'pki:ca' is"),
+        ({"ca": {"signing": 1, "trusted": [1, 2, 3]}}, "Pillar 'pki:ca' is"),
+        ({"ca": {"signing": 1, "trusted": [1, 1]}}, "Pillar 'pki:ca' is"),
+        ({"ca": {"signing": 1, "trusted": "1"}}, "Pillar 'pki:ca' is"),
+    ],
+)
+def test_pki_that_is_wrong(renders: Renders, changes: dict[str, Any], said: str) -> None:
+    """Before a certificate is touched, with the key that is to be mended."""
+    case = next(case for case in CASES if case.name == "example")
+    pillar = renders.host(case, case.hosts[0], "Debian-12").pillar
+    pillar = {**pillar, "pki": {**pillar["pki"], **changes}}
+    with pytest.raises(salt_tree.RenderError, match=re.escape(said)):
+        renders.host(case, case.hosts[0], "Debian-12", pillar=pillar).states("pki")
 
 
 def required_keys() -> set[str]:

@@ -1,6 +1,7 @@
 """The certificate authority."""
 
 import json
+import re
 
 import pytest
 
@@ -29,7 +30,24 @@ def test_certificate_is_a_small_ca(host, ca):
 
 def test_hosts_trust_this_one(host, ca):
     """After a restore from backup, say, hosts could trust another CA than the one that signs."""
-    assert host.text(f"{host.pki}/ca.crt") == host.text(f"{ca}/ca.crt")
+    assert host.text(f"{host.pki}/ca.crt") == host.text(f"{ca}/trusted.crt")
+    assert host.text(f"{ca}/ca.crt") in host.text(f"{ca}/trusted.crt")
+
+
+def test_one_signs(host, ca):
+    """Key, certificate and list under the CA's own names are those of the one that signs now."""
+    current = host.says("readlink", f"{ca}/current")
+    for name in ("ca.key", "ca.crt", "crl.pem"):
+        assert host.says("readlink", "-f", f"{ca}/{name}") == f"{ca}/{current}/{name}"
+
+
+def test_who_is_revoked_is_on_the_list(host, ca):
+    """What `goose_pki.revoke` has kept and what pillar says is what every host refuses."""
+    rows = json.loads(host.says("salt-call", "--out=json", "--out-indent=-1", "goose_pki.revoked"))["local"]
+    now = host.says("date", "-u", "+%F %T")
+    wanted = {row["serial_number"].replace(":", "") for row in rows if row.get("not_after", now) >= now}
+    text = host.says("openssl", "crl", "-noout", "-text", "-in", f"{ca}/crl.pem")
+    assert wanted <= set(re.findall(r"Serial Number: ([0-9A-F]+)", text))
 
 
 def test_revocation_list_is_the_cas(host, ca):

@@ -66,7 +66,7 @@ def states(calls: Calls) -> Any:
 # NSS
 
 
-def certificate(directory: Path, name: str) -> None:
+def certificate(directory: Path, name: str, ca: str = "CA") -> None:
     """A certificate of the CA that is made with the first one."""
 
     def openssl(*words: str) -> None:
@@ -74,7 +74,7 @@ def certificate(directory: Path, name: str) -> None:
 
     curve = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     if not (directory / "ca.crt").exists():
-        openssl("req", "-x509", *curve, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=CA", "-days", "2")
+        openssl("req", "-x509", *curve, "-keyout", "ca.key", "-out", "ca.crt", "-subj", f"/CN={ca}", "-days", "2")
     openssl("req", *curve, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
     openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial",
             "-days", "2", "-out", f"{name}.crt")  # fmt: skip
@@ -156,6 +156,31 @@ def test_nss_is_mended(states: Any, place: types.SimpleNamespace, damage: str) -
     assert outcome(states.nss(**place.told)) == (True, True)
     assert outcome(states.nss(**place.told)) == (True, False)
     assert sorted(path.name for path in place.directory.glob("nss*")) == ["nss"]
+
+
+def test_nss_while_the_ca_is_replaced(states: Any, place: types.SimpleNamespace) -> None:
+    """Both CAs are trusted, then the new one alone. They have names of their own: NSS goes by those."""
+    states.nss(**place.told)
+    first = (place.directory / "ca.crt").read_text()
+    other = place.directory / "other"
+    other.mkdir()
+    certificate(other, "host", "CA 2")
+    second = (other / "ca.crt").read_text()
+
+    def trusted() -> list[str]:
+        done = subprocess.run(["certutil", "-L", "-d", f"sql:{place.nss}"], capture_output=True, text=True, check=True)
+        return sorted(line.split()[0] for line in done.stdout.splitlines() if line.rstrip().endswith("CT,,"))
+
+    (place.directory / "ca.crt").write_text(first + second)
+    assert outcome(states.nss(**place.told)) == (True, True)
+    assert outcome(states.nss(**place.told)) == (True, False)
+    assert trusted() == ["ca", "ca-2"]
+    for file in ("host.crt", "host.key"):
+        (place.directory / file).write_bytes((other / file).read_bytes())
+    (place.directory / "ca.crt").write_text(second)
+    assert outcome(states.nss(**place.told)) == (True, True)
+    assert outcome(states.nss(**place.told)) == (True, False)
+    assert trusted() == ["ca"]
 
 
 def test_nss_keeps_what_it_has(states: Any, place: types.SimpleNamespace) -> None:

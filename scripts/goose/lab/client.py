@@ -29,7 +29,7 @@ def write(lab: Lab, directory: Path) -> None:
         ["openssl", "req", "-new", "-key", "/dev/stdin", "-subj", f"/CN={_USER}"], what="Making a request", stdin=key
     ).stdout
     certificate = sign(lab, _USER, request)
-    _write(directory / "ca.pem", ca_host.run(["cat", "/etc/pki/goose-ca/ca.crt"]).stdout, 0o644)
+    _write(directory / "ca.pem", ca_host.run(["cat", "/etc/pki/goose/ca.crt"]).stdout, 0o644)
     _write(directory / "client.pem", certificate + key, 0o600)
     services = lab.services()
     config = (

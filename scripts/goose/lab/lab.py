@@ -350,8 +350,8 @@ class Lab:
         return self.record.root / "ca.pem"
 
     def fetch_ca(self) -> None:
-        """Bring the CA's certificate to this machine."""
-        text = self.need_role("pki.ca").run(["cat", "/etc/pki/goose-ca/ca.crt"]).stdout
+        """Bring the CA's certificate to this machine; two, while one CA takes the place of another."""
+        text = self.need_role("pki.ca").run(["cat", "/etc/pki/goose/ca.crt"]).stdout
         if not self.ca_path().exists() or self.ca_path().read_text() != text:
             self.ca_path().write_text(text)
 
