@@ -308,6 +308,7 @@ class Lab:
             "lookaside-upload": ("lookaside", "/lookaside-upload"),
             "scm": ("scm", "/git/"),
             "repos": ("mash", "/repos/"),
+            "monitoring": ("monitoring", "/prometheus/"),
         }
         found = {}
         for service, (role, path) in paths.items():
