@@ -88,7 +88,8 @@ class Config:
                 raise ConfigError(
                     f"{path} has the unknown keys {', '.join(unknown)}: apply the state monitoring.exporter again."
                 )
-            return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
+            data = {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+            return cls(**data)
         except (OSError, ValueError, TypeError, AttributeError) as error:
             raise ConfigError(
                 f"{path} cannot be read ({error}): apply the state monitoring.exporter on this host."
@@ -243,9 +244,8 @@ class Server(http.server.ThreadingHTTPServer):
         """Answer one client, in its thread, so that one who says nothing keeps nobody waiting."""
         request.settimeout(_SILENCE)
         # Who does not get through TLS has the reason from TLS.
-        with contextlib.suppress(OSError):
-            with self.context().wrap_socket(request, server_side=True) as tls:
-                super().finish_request(tls, client_address)
+        with contextlib.suppress(OSError), self.context().wrap_socket(request, server_side=True) as tls:
+            super().finish_request(tls, client_address)
 
 
 class _Handler(http.server.BaseHTTPRequestHandler):
@@ -257,7 +257,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-        subject = self.connection.getpeercert().get("subject", ())  # type: ignore[attr-defined]
+        subject = self.connection.getpeercert().get("subject", ())
         names = [value for part in subject for key, value in part if key == "commonName"]
         if not set(names) & set(self.server.config.clients):
             self._answer(403, "text/plain", f"{', '.join(names)} may not read this.\n".encode())
@@ -330,7 +330,11 @@ def _show(watched: Sequence[Watched], series: Any, as_json: bool) -> int:
         one.once()
     if as_json:
         rows = [
-            {"series": sample.series, "labels": dict(zip(SERIES[sample.series][1], sample.labels)), "value": float(sample.value)}
+            {
+                "series": sample.series,
+                "labels": dict(zip(SERIES[sample.series][1], sample.labels)),
+                "value": float(sample.value),
+            }
             for one in watched
             for sample in one.told()
         ]

@@ -83,9 +83,9 @@ class Koji:
         wanted = {target["build_tag"] for target in targets}
         newest: dict[int, Mapping[str, Any]] = {}
         for repo in repos:
-            if repo["tag_id"] in wanted and not repo["dist"] and repo["state"] == _READY:
-                if repo["create_event"] > newest.get(repo["tag_id"], {"create_event": -1})["create_event"]:
-                    newest[repo["tag_id"]] = repo
+            usable = repo["tag_id"] in wanted and not repo["dist"] and repo["state"] == _READY
+            if usable and repo["create_event"] > newest.get(repo["tag_id"], {"create_event": -1})["create_event"]:
+                newest[repo["tag_id"]] = repo
         signed = sorted(self.tags)
         answers = _many(
             session,
