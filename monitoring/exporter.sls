@@ -46,7 +46,7 @@ monitoring-exporter-unit:
     - template: jinja
     - mode: '0644'
     - context: {{ {'program': monitoring.program_dir ~ '/goose_exporter.py', 'config': monitoring.config_file,
-                   'key': pki.dir ~ '/host.key'} | tojson }}
+                   'key': pki.dir ~ '/host.key', 'disks': monitoring.exporter.disks} | tojson }}
 
 # A certificate that is renewed is read again by itself; its key is handed over at the start.
 monitoring-exporter-service:
