@@ -18,12 +18,30 @@ extend:
       - require:
         - pkg: monitoring-packages
 
+# Before the package, which starts what it brings: without this it would listen on all addresses.
+monitoring-unit:
+  file.managed:
+    - name: /etc/systemd/system/prometheus.service
+    - source: salt://monitoring/files/prometheus.service.jinja
+    - template: jinja
+    - mode: '0644'
+    - context: {{ {'path': monitoring.path, 'url': monitoring.url, 'retention': monitoring.retention} | tojson }}
+
 monitoring-packages:
   pkg.installed:
     - pkgs: [{{ monitoring.prometheus.package }}]
     - install_recommends: false
     - require:
       - sls: common
+      - file: monitoring-unit
+
+# systemd does not see by itself that a unit which it has loaded from elsewhere is here now.
+monitoring-unit-read:
+  cmd.run:
+    - name: systemctl daemon-reload
+    - unless: systemctl show --property=FragmentPath prometheus | grep -q =/etc/systemd/system/
+    - require:
+      - pkg: monitoring-packages
 
 monitoring-directory:
   file.directory:
@@ -59,15 +77,6 @@ monitoring-config:
     - require:
       - pkg: monitoring-packages
 
-monitoring-unit:
-  file.managed:
-    - name: /etc/systemd/system/prometheus.service.d/goose.conf
-    - source: salt://monitoring/files/unit.conf.jinja
-    - template: jinja
-    - mode: '0644'
-    - makedirs: true
-    - context: {{ {'path': monitoring.path, 'url': monitoring.url, 'retention': monitoring.retention} | tojson }}
-
 monitoring-service:
   service.running:
     - name: prometheus
@@ -81,6 +90,7 @@ monitoring-service:
       - file: monitoring-rules
       - file: monitoring-config
       - file: monitoring-unit
+      - cmd: monitoring-unit-read
 
 monitoring-current:
   koji_service.current:
@@ -88,7 +98,7 @@ monitoring-current:
     - files:
       - /etc/prometheus/goose-rules.yaml
       - /etc/prometheus/prometheus.yml
-      - /etc/systemd/system/prometheus.service.d/goose.conf
+      - /etc/systemd/system/prometheus.service
     - require:
       - service: monitoring-service
 

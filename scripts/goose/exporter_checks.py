@@ -191,12 +191,15 @@ def composes(path: Path) -> Iterator[Sample]:
 def backups(path: Path) -> Iterator[Sample]:
     """When the newest generation was made: of what lies in the directory, or of the file where it is one."""
     if path.is_dir():
-        # What is still being written has a dot in front, or says so.
-        moments = [
-            entry.stat(follow_symlinks=False).st_mtime
-            for entry in _entries(path)
-            if not entry.name.startswith(".") and not entry.name.endswith((".partial", ".tmp", ".new", ".lock"))
-        ]
+        try:
+            # What is still being written has a dot in front, or says so.
+            moments = [
+                entry.stat(follow_symlinks=False).st_mtime
+                for entry in _entries(path)
+                if not entry.name.startswith(".") and not entry.name.endswith((".partial", ".tmp", ".new", ".lock"))
+            ]
+        except PermissionError as error:
+            raise CheckError(f"{path} cannot be listed by users without rights (chmod a+rx, and what is in it stays closed).") from error
         if moments:
             yield Sample("goose_backup_timestamp_seconds", (str(path),), max(moments))
     elif path.exists():

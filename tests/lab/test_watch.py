@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from conftest import Command
 
 KEY = "goose-1"
-BACKUPS = "/srv/backup"
+BACKUPS = "/srv/lab-backup"
 
 
 @dataclass(frozen=True)

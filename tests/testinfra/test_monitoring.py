@@ -25,6 +25,11 @@ def test_service(host):
     assert host.starts_at_boot("prometheus")
 
 
+def test_unit_is_read(host):
+    """systemd may have the package's own from before: then Prometheus listens on all addresses."""
+    assert host.says("systemctl", "show", "--value", "--property=FragmentPath", "prometheus").startswith("/etc/")
+
+
 def test_only_apache_reaches_it(host):
     """Its own port asks nobody who they are."""
     listening = [line.split()[3] for line in host.says("ss", "-Hltn").splitlines()]
