@@ -1,6 +1,7 @@
 """What every host tells Prometheus about itself."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -16,7 +17,7 @@ def config(host):
 def samples(host):
     """What it would tell now, by series."""
     program = ["/usr/bin/python3", "-B", "/usr/local/lib/goose/goose_exporter.py", "--config", CONFIG, "--json"]
-    found = {}
+    found: dict[str, list[dict[str, Any]]] = {}
     for row in json.loads(host.says(*program, user="nobody"))["samples"]:
         found.setdefault(row["series"], []).append(row)
     return found

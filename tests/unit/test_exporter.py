@@ -206,7 +206,7 @@ def test_hub_that_fails(hub: Hub, method: str) -> None:
     """Whatever it does not answer, it is down, with the reason; half an answer is none."""
     hub.fault = method
     check = koji(hub, dist=True)
-    check._counted["dist"] = type("Known", (), {"event": 1, "moment": 0, "unsigned": 1})()  # type: ignore[assignment]
+    check._counted["dist"] = type("Known", (), {"event": 1, "moment": 0, "unsigned": 1})()
     found = []
     with pytest.raises(CheckError, match=f"The hub https://hub/kojihub failed: {method} failed"):
         for sample in check():

@@ -21,7 +21,7 @@ TREE = Path(__file__).resolve().parents[2]
 ALERTS: dict[str, Any] = yaml.safe_load((TREE / "monitoring/defaults.yaml").read_text())["alerts"]
 DAY = 24 * 60
 
-pytestmark = pytest.mark.skipif(not shutil.which("promtool"), reason="promtool comes with Prometheus")
+pytestmark = pytest.mark.skipif(not shutil.which("promtool"), reason="scripts/test brings promtool on Debian alone")
 
 
 def template(name: str, **context: Any) -> str:
@@ -67,10 +67,12 @@ CASES = [
     # Heard of each minute, then for an hour not.
     Case("GooseBuilderSilent", 'goose_koji_builder_checkin_timestamp_seconds{builder="b"}',
          "0+60x60 3600x60 7200+60x60", (60, 65), 68, 130, "b has not spoken to the hub for 8m 0s."),
-    Case("GooseBuilderDisabled", 'goose_koji_builder_enabled{builder="b"}', steps(1, 0), (59, 110), 125, 365, "b is disabled."),
+    Case("GooseBuilderDisabled", 'goose_koji_builder_enabled{builder="b"}', steps(1, 0), (59, 110), 125, 365,
+         "b is disabled."),
     Case("GooseRepoOutdated", 'goose_koji_repo_outdated{tag="t"}', steps(0, 1), (59, 110), 125, 365,
          "t has changed, and has no new repo."),
-    Case("GooseRpmsUnsigned", 'goose_koji_unsigned_rpms{tag="t"}', steps(0, 7), (59, 170), 185, 365, "7 RPMs of t are not signed."),
+    Case("GooseRpmsUnsigned", 'goose_koji_unsigned_rpms{tag="t"}', steps(0, 7), (59, 170), 185, 365,
+         "7 RPMs of t are not signed."),
     # Good for twenty days and two hours; renewed after six hours.
     Case("GooseCertificateEnds", 'goose_certificate_not_after_timestamp_seconds{instance="h",file="f"}',
          f"{(20 * DAY + 120) * 60}x359 {365 * DAY * 60}x60", (115, 122), 240, 365, "The certificate f of h ends in 19.9 days."),
@@ -116,7 +118,7 @@ def expected(case: Case) -> dict[str, Any]:
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.alert)
 def test_alert(directory: Path, case: Case) -> None:
     """Not before its time, then with its words, and not once all is well."""
-    moments = [(minute, []) for minute in (*case.quiet, case.over)]
+    moments: list[tuple[int, list[dict[str, Any]]]] = [(minute, []) for minute in (*case.quiet, case.over)]
     table = [
         {"eval_time": f"{minute}m", "alertname": case.alert, "exp_alerts": alerts}
         for minute, alerts in [*moments, (case.raised, [expected(case)])]
@@ -171,7 +173,10 @@ def test_rules_are_valid(tmp_path: Path, left_out: list[str]) -> None:
 
 def test_limits_are_pillars() -> None:
     """Each limit and each time stands in its rule."""
-    alerts = {name: {key: f"{number}m" if key == "for" else number for key in alert} for number, (name, alert) in enumerate(ALERTS.items(), 1000)}
+    alerts = {
+        name: {key: f"{number}m" if key == "for" else number for key in alert}
+        for number, (name, alert) in enumerate(ALERTS.items(), 1000)
+    }
     found = rules(alerts)
     assert len(found) == len(ALERTS)
     for number, (name, alert) in enumerate(alerts.items(), 1000):
