@@ -199,7 +199,9 @@ def backups(path: Path) -> Iterator[Sample]:
                 if not entry.name.startswith(".") and not entry.name.endswith((".partial", ".tmp", ".new", ".lock"))
             ]
         except PermissionError as error:
-            raise CheckError(f"{path} cannot be listed by users without rights (chmod a+rx, and what is in it stays closed).") from error
+            raise CheckError(
+                f"{path} cannot be listed by users without rights: chmod a+rx, and what is in it may stay closed."
+            ) from error
         if moments:
             yield Sample("goose_backup_timestamp_seconds", (str(path),), max(moments))
     elif path.exists():

@@ -45,7 +45,8 @@ def test_only_prometheus_reads(host, config):
 def test_only_one_address(host, config):
     """Its address in the project's network, and not all that the host has."""
     listening = [line.split()[3] for line in host.says("ss", "-Hltn").splitlines()]
-    assert [place for place in listening if place.endswith(f":{config['port']}")] == [f"{config['address']}:{config['port']}"]
+    port = f":{config['port']}"
+    assert [place for place in listening if place.endswith(port)] == [config["address"] + port]
 
 
 def test_runs_as_nobody_in_particular(host):

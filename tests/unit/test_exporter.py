@@ -51,9 +51,11 @@ class Hub:
         self.requests = 0
         self.asked: list[str] = []
         self.hosts = [
-            {"id": 1, "name": "b1", "arches": "x86_64 i686", "enabled": True, "ready": True, "task_load": 1.5, "capacity": 2.0},
-            {"id": 2, "name": "b2", "arches": "x86_64", "enabled": False, "ready": False, "task_load": None, "capacity": 4.0},
+            {"id": 1, "name": "b1", "arches": "x86_64 i686", "enabled": True, "ready": True, "task_load": 1.5},
+            {"id": 2, "name": "b2", "arches": "x86_64", "enabled": False, "ready": False, "task_load": None},
         ]
+        for host in self.hosts:
+            host["capacity"] = 2.0
         self.updates = {1: NOW - 7, 2: None}
         self.tasks = [
             {"id": 5, "channel_id": 1, "arch": "noarch", "state": 0, "create_ts": NOW - 90},
@@ -159,7 +161,8 @@ def test_koji(hub: Hub) -> None:
     assert [found["goose_koji_builder_enabled", name] for name in ("b1", "b2")] == [1, 0]
     assert [found["goose_koji_builder_ready", name] for name in ("b1", "b2")] == [1, 0]
     assert found["goose_koji_builder_load", "b2"] == 0
-    assert [found["goose_koji_repos", "dist-build", state] for state in ("init", "ready", "expired", "problem")] == [1, 2, 1, 0]
+    states = ("init", "ready", "expired", "problem")
+    assert [found["goose_koji_repos", "dist-build", state] for state in states] == [1, 2, 1, 0]
     assert found["goose_koji_repo_created_timestamp_seconds", "dist-build"] == NOW - 600, "the newest that is ready"
     assert ("goose_koji_repo_created_timestamp_seconds", "old") not in found
     assert found["goose_koji_unsigned_rpms", "dist"] == 1
@@ -297,7 +300,8 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (top / "crlnumber").write_text("01\n")
     key = ["-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"]
     openssl("req", "-x509", *key, "-keyout", "ca.key", "-out", "ca.crt", "-subj", "/CN=ca", "-days", "100")
-    for name, subject in (("host", "127.0.0.1"), ("prometheus", "prometheus"), ("revoked", "prometheus"), ("other", "other")):
+    names = (("host", "127.0.0.1"), ("prometheus", "prometheus"), ("revoked", "prometheus"), ("other", "other"))
+    for name, subject in names:
         (top / "ext").write_text("subjectAltName=IP:127.0.0.1\nauthorityKeyIdentifier=keyid\n")
         openssl("req", "-new", *key, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={subject}")
         openssl("x509", "-req", "-in", f"{name}.csr", "-CA", "ca.crt", "-CAkey", "ca.key", "-CAcreateserial", "-days", "20",
@@ -399,7 +403,8 @@ def test_composes(tmp_path: Path) -> None:
         os.utime(record, (moment, moment))
     (tmp_path / "latest-goose-1").symlink_to("goose-1-20260102.0")
     found = values(checks.composes(tmp_path))
-    assert found == {("goose_compose_published_timestamp_seconds", stage): moment for stage, moment in (("Beta", 30), ("testing", 20))}
+    series = "goose_compose_published_timestamp_seconds"
+    assert found == {(series, "Beta"): 30, (series, "testing"): 20}
 
 
 def test_backups(tmp_path: Path) -> None:
@@ -484,7 +489,8 @@ def test_command(pki: Path, tmp_path: Path) -> None:
     """--dry-run and --json print what would be served; an address that cannot be had is told in a sentence."""
     config = tmp_path / "exporter.json"
     data = {
-        "address": "192.0.2.1", "port": 1, "certificate": str(pki / "host.crt"), "ca": str(pki / "ca.crt"), "crl": str(pki / "crl.pem"),
+        "address": "192.0.2.1", "port": 1, "certificate": str(pki / "host.crt"),
+        "ca": str(pki / "ca.crt"), "crl": str(pki / "crl.pem"),
         "clients": ["prometheus"], "certificates": str(pki), "disks": ["/"], "lookaside": str(tmp_path),
     }  # fmt: skip
     config.write_text(json.dumps(data))
