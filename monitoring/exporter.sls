@@ -20,6 +20,16 @@ monitoring-exporter-packages:
     - require:
       - sls: common
 
+monitoring-exporter-user:
+  user.present:
+    - name: {{ monitoring.exporter_user }}
+    - usergroup: true
+    - system: true
+    - createhome: false
+    - home: /nonexistent
+    - shell: /usr/sbin/nologin
+    - password: '!'
+
 {%- for file in programs %}
 monitoring-exporter-program-{{ file | replace('/', '-') }}:
   file.managed:
@@ -46,7 +56,7 @@ monitoring-exporter-unit:
     - template: jinja
     - mode: '0644'
     - context: {{ {'program': monitoring.program_dir ~ '/goose_exporter.py', 'config': monitoring.config_file,
-                   'key': pki.dir ~ '/host.key', 'disks': monitoring.exporter.disks} | tojson }}
+                   'user': monitoring.exporter_user, 'key': pki.dir ~ '/host.key', 'disks': monitoring.exporter.disks} | tojson }}
 
 # A certificate that is renewed is read again by itself; its key is handed over at the start.
 monitoring-exporter-service:
@@ -56,6 +66,7 @@ monitoring-exporter-service:
     - unmask: true
     - require:
       - pkg: monitoring-exporter-packages
+      - user: monitoring-exporter-user
       - x509: pki-host-certificate
       - goose_pki: pki-ca-certificate
       - goose_pki: pki-crl

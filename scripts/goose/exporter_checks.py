@@ -114,17 +114,25 @@ class Certificates:
 
 
 def disks(paths: Sequence[Path]) -> Iterator[Sample]:
-    """Size and free space of the file systems that the paths are on, each once, by its first path."""
-    seen = set()
+    """Size and free space of the file systems that the paths are on, each once, by its first path.
+
+    `CheckError`, after the samples of the others, where a path lies in a directory that is closed.
+    """
+    seen, faults = set(), []
     for path in paths:
         try:
             device, about = path.stat().st_dev, os.statvfs(path)
         except FileNotFoundError:
             continue
+        except PermissionError:
+            faults.append(str(path))
+            continue
         if device not in seen:
             seen.add(device)
             yield Sample("goose_disk_size_bytes", (str(path),), about.f_blocks * about.f_frsize)
             yield Sample("goose_disk_free_bytes", (str(path),), about.f_bavail * about.f_frsize)
+    if faults:
+        raise CheckError(f"{', '.join(faults)} cannot be reached by users without rights: name a directory above.")
 
 
 # Of failed units that nobody has named: enough to see what is wrong.
