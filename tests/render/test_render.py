@@ -428,7 +428,7 @@ def test_signing_that_is_wrong(renders: Renders, signing: dict[str, Any], said: 
         ({"backups": "/srv"}, "Pillar 'monitoring:backups' is '/srv': give a list."),
         ({"readers": "all"}, "Pillar 'monitoring:readers' is 'all': choose certificate or everybody."),
         ({"alerts": {"disk": None}}, "Pillar 'monitoring:alerts' has 'disk', which is no alert: choose from"),
-        ({"alerts": {"disk_full": {"over": 1}}}, "Pillar 'monitoring:alerts:disk_full:over' is '1': an alert has for and under"),
+        ({"alerts": {"disk_full": {"over": 1}}}, "'monitoring:alerts:disk_full:over' is '1': an alert has for and under"),
         ({"alerts": {"disk_full": {"under": "1%"}}}, "'monitoring:alerts:disk_full:under' is '1%'"),
     ],
 )
