@@ -13,6 +13,7 @@ base:
     - scm
     - pungi
     - sigul
+    - monitoring
   # From a second pillar root, where there is one: a site's own values, which win,
   # and the secrets of this host alone (secrets/hub_goose_example.sls).
   '{{ opts['id'] }}':

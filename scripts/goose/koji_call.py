@@ -55,12 +55,15 @@ class Barred(Unanswered):
     status = 3
 
 
-def connect(server: str, serverca: str, cert: str | None = None) -> Any:
+def connect(
+    server: str, serverca: str, cert: str | None = None, timeout: tuple[float, float] = _TIMEOUT
+) -> Any:
     """A session of the hub at ``server`` (URL), which has answered; logged in where ``cert`` is given.
 
     Args:
         serverca: path of the CA's certificate that the hub's certificate is checked against.
         cert: path of certificate and key in one PEM file.
+        timeout: seconds for a connection, and for an answer.
 
     Raises:
         Unanswered: with the reason in a sentence; `Barred` where the hub refuses ``cert``.
@@ -79,8 +82,8 @@ def connect(server: str, serverca: str, cert: str | None = None) -> Any:
             )
     options = {
         "serverca": serverca,
-        "timeout": _TIMEOUT,
-        "auth_timeout": _TIMEOUT,
+        "timeout": timeout,
+        "auth_timeout": timeout,
         "max_retries": 1,
         "retry_interval": 1,
     }

@@ -22,7 +22,7 @@ import checks
 import firewalls
 import salt_tree
 import sources
-from goose import signing_config
+from goose import exporter, signing_config
 
 ROOT = Path(__file__).resolve().parents[2]
 HERE = Path(__file__).parent
@@ -561,6 +561,57 @@ def test_pki_that_is_wrong(renders: Renders, changes: dict[str, Any], said: str)
     pillar = {**pillar, "pki": {**pillar["pki"], **changes}}
     with pytest.raises(salt_tree.RenderError, match=re.escape(said)):
         renders.host(case, case.hosts[0], "Debian-12", pillar=pillar).states("pki")
+
+
+@pytest.mark.parametrize(
+    ("monitoring", "said"),
+    [
+        ({"port": "9799"}, "Pillar 'monitoring:port' is '9799': give a number."),
+        ({"interval": 0}, "Pillar 'monitoring:interval' is '0': give a number of seconds."),
+        ({"path": "data"}, "Pillar 'monitoring:path' is 'data': give an absolute path"),
+        ({"backups": "/srv"}, "Pillar 'monitoring:backups' is '/srv': give a list."),
+        ({"readers": "all"}, "Pillar 'monitoring:readers' is 'all': choose certificate or everybody."),
+        ({"alerts": {"disk": None}}, "Pillar 'monitoring:alerts' has 'disk', which is no alert: choose from"),
+        ({"alerts": {"disk_full": {"over": 1}}}, "'monitoring:alerts:disk_full:over' is '1': an alert has for and under"),
+        ({"alerts": {"disk_full": {"under": "1%"}}}, "'monitoring:alerts:disk_full:under' is '1%'"),
+    ],
+)
+def test_monitoring_that_is_wrong(renders: Renders, monitoring: dict[str, Any], said: str) -> None:
+    """Before anything is changed, with the key that is to be mended."""
+    case = next(case for case in CASES if case.name == "site")
+    name = "scm.goose.example"
+    pillar = {**renders.host(case, name, "Debian-12").pillar, "monitoring": monitoring}
+    with pytest.raises(salt_tree.RenderError, match=re.escape(said)):
+        renders.host(case, name, "Debian-12", pillar=pillar).states("monitoring")
+
+
+@every_platform
+def test_prometheus_that_cannot_be_had(renders: Renders, platform: str) -> None:
+    """EPEL has none: without a repository that offers it, the choices are named."""
+    case = next(case for case in CASES if case.name == "site")
+    name = "scm.goose.example"
+    host = renders.host(case, name, platform)
+    host = renders.host(case, name, platform, pillar={**host.pillar, "package_repos": {}})
+    if platform == "Debian-12":
+        assert host.states("monitoring")
+        return
+    with pytest.raises(salt_tree.RenderError, match=r"no package prometheus for .*package_repos.*a host with Debian 12"):
+        host.states("monitoring")
+
+
+@every_platform
+def test_exporter_configuration(renders: Renders, platform: str, tmp_path: Path) -> None:
+    """The exporter takes what the state writes, on every host of a site that watches, and on no other's."""
+    path = tmp_path / "exporter.json"
+    watched = set()
+    for it in hosts(renders, platform):
+        for chunk in it.chunks:
+            if chunk["name"] == "/etc/goose/exporter.json":
+                path.write_text(json.dumps(chunk["dataset"]), encoding="utf-8")
+                config = exporter.Config.read(path)
+                assert bool(config.koji_hub) == ("monitoring" in it.host.pillar["roles"])
+                watched.add((it.case.name, it.host.name))
+    assert watched == {(case.name, name) for case in CASES if case.name in ("single", "site") for name in case.hosts}
 
 
 def required_keys() -> set[str]:

@@ -262,6 +262,10 @@ def _role(path: Path) -> str:
 
 def _tested(hosts: Sequence[Host], path: Path) -> list[Host]:
     role = _role(path)
+    if role == "monitoring.exporter":
+        # On every host, where one watches.
+        watched = any("monitoring" in entry.get("roles", []) for host in hosts for entry in host.entries.values())
+        return list(hosts) if watched else [host for host in hosts if role in host.roles]
     return [host for host in hosts if role in host.roles or role in EVERY_HOST]
 
 

@@ -337,6 +337,7 @@ class Lab:
             "scm": ("scm", "/git/"),
             "repos": ("mash", "/repos/"),
             "compose": ("pungi", "/compose/"),
+            "monitoring": ("monitoring", "/prometheus/"),
         }
         found = {}
         for service, (role, path) in paths.items():

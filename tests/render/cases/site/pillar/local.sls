@@ -1,6 +1,6 @@
 package_repos:
   site-mock:
-    offers: [mock, sigul, sigul-server, sigul-bridge]
+    offers: [mock, sigul, sigul-server, sigul-bridge, prometheus]
     apt: {Types: deb, URIs: 'https://repo.example.org/mock', Suites: ./, Signed-By: /etc/apt/keyrings/site.asc}
     yum: {name: Site, baseurl: 'https://repo.example.org/el$releasever', gpgcheck: 1, enabled: 1}
 
@@ -146,3 +146,15 @@ pungi:
     web: {to: /srv/www/goose}
     mirror: {to: 'mirror@mirror.example.org:/srv/goose', stages: [Final], options: [--bwlimit=10M]}
   known_hosts: ['mirror.example.org ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAID']
+
+monitoring:
+  port: 9100
+  clients: [grafana]
+  interval: 30
+  readers: everybody
+  alertmanagers: ['alerts.example.org:9093']
+  tags: {dist-2026: true}
+  disks: [/srv]
+  backups: [/srv/backup]
+  retention: {time: 1y}
+  alerts: {mash_old: null, disk_full: {under: 0.05}, koji_down: {for: 10m}}

@@ -1,0 +1,5 @@
+# EPEL has no Prometheus.
+package_repos:
+  site:
+    offers: [prometheus]
+    yum: {name: Site, baseurl: 'https://repo.example.org/el$releasever', gpgcheck: 1, enabled: 1}
