@@ -391,7 +391,7 @@ def _parser() -> argparse.ArgumentParser:
     made = commands.add_parser("run", help="make a generation, and remove those that need not stay")
     made.add_argument("--dry-run", action="store_true", help="say what would be copied and removed, and change nothing")
     made.add_argument("--checksum", action="store_true",
-                      help="compare by content what has the same size and time: what is damaged in the backup is copied anew")  # fmt: skip
+                      help="compare by content too: what is damaged in the backup is copied anew")  # fmt: skip
     listed = commands.add_parser("list", help="the generations that there are")
     judged = commands.add_parser("verify", help="read a generation, and hold it against its checksums and Koji's builds")
     judged.add_argument("generation", nargs="?", default="", help="its name (default: the newest)")
