@@ -153,10 +153,15 @@ def volumes(record: Record, host: Host, settings: dict[str, Any], tree: Path, ma
     local = len(record.hosts) == 1
     for name, volume in settings.items():
         if not local and set(volume["roles"]) & set(host.roles):
-            source = record.root / "volumes" / name
+            source = volume(record, name)
             source.mkdir(parents=True, exist_ok=True)
             binds.append(f"--bind={source}:{volume['path']}")
     return binds
+
+
+def volume(record: Record, name: str) -> Path:
+    """Where a shared directory lies on this machine."""
+    return record.root / "volumes" / name
 
 
 def _write(path: Path, text: str, mode: int = 0o644) -> None:
