@@ -206,8 +206,7 @@ def make(config: Config, say: Say, show: Show, checksum: bool = False, now: floa
     about.update(parts=report.parts, missing=report.missing, sums=files.sha256(partial / SUMS), files=report.files,
                  bytes=report.bytes)  # fmt: skip
     (partial / _ABOUT).write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
-    # What the next run links to must be on the disk, and not only what it is called.
-    os.sync()
+    files.flush(partial)
     partial.rename(final)
     report.removed = prune(config)
     return report

@@ -84,6 +84,11 @@ def fsck(repository: Path) -> str:
     return last_words(done.stdout + done.stderr) if done.returncode else ""
 
 
+def flush(path: Path) -> None:
+    """Have the file system of ``path`` on its disk: a generation that is there by name is there."""
+    run(["sync", "--file-system", str(path)])
+
+
 # Checksums
 
 

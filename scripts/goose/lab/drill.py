@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from goose.lab import seed
-from goose.lab.host import Host
 from goose.lab.lab import Lab
 from goose.lab.run import LabError, wait_for
 
@@ -111,7 +110,8 @@ class Drill:
             self.hub.run(["systemctl", "stop", unit], what=f"Stopping {unit} on {self.hub.fqdn}")
 
     def _sql(self, query: str) -> list[list[str]]:
-        done = self.hub.run([*_PSQL, "-F", "\t", "-d", "koji"], stdin=query, what=f"Asking Koji's database on {self.hub.fqdn}")
+        what = f"Asking Koji's database on {self.hub.fqdn}"
+        done = self.hub.run([*_PSQL, "-F", "\t", "-d", "koji"], stdin=query, what=what)
         return [line.split("\t") for line in done.stdout.splitlines()]
 
     def _counts(self) -> dict[str, int]:

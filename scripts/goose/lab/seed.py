@@ -106,7 +106,7 @@ def recipient(record: Record, hosts: Sequence[Host]) -> dict[str, Any]:
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     public = run([*gpg, "--armor", "--export", f"={name}"], what="Reading the backups' key").stdout
     if not public:
-        words = ["--passphrase", "", "--pinentry-mode", "loopback", "--quick-generate-key", name, "rsa3072", "default"]
+        words = ["--passphrase", "", "--pinentry-mode", "loopback", "--quick-generate-key", name, "default", "default", "never"]
         run([*gpg, *words], what="Making the backups' key")
         # What was started for it would else be left running.
         run(["gpgconf", "--homedir", str(home), "--kill", "all"], what="Ending gpg-agent")
