@@ -12,8 +12,7 @@ import os
 import re
 import shutil
 import time
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 Result = dict[str, Any]
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -473,8 +472,10 @@ def schema_columns(text: str) -> dict[str, set[str]]:
 # Upgrades of the schema
 
 
-@dataclass(frozen=True)
-class Traces:
+# No dataclasses: Salt's loader runs this module before Python knows it by its name.
+
+
+class Traces(NamedTuple):
     """What a step of Koji's schema leaves behind in a database, as far as that stays."""
 
     tables: frozenset[str] = frozenset()
@@ -493,8 +494,7 @@ class Traces:
         return self.strong or {*(("index", name) for name in self.indexes), *(("row", *pair) for pair in self.rows)}
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """One file ``schema-upgrade-FROM-TO.sql``."""
 
     before: tuple[int, ...]
@@ -587,7 +587,8 @@ def plan(schema: str, steps: list[Step], present: set[tuple[str, ...]], hub: tup
     for before, after in [*((step.before, step.after) for step in pending), (hub, hub)]:
         absent = _between(at, before)
         if absent:
-            raise NoWay(f"{', '.join(os.path.join(directory, name) for name in absent)} is missing; Koji's packages bring it")
+            paths = ", ".join(os.path.join(directory, name) for name in absent)
+            raise NoWay(f"{paths} is missing; Koji's packages bring it")
         at = after
     brought = {mark for step in pending for mark in traces(step.text, schema).strong}
     tables = {mark[1] for mark in brought if mark[0] == "table"}
@@ -611,7 +612,7 @@ def _between(before: tuple[int, ...], after: tuple[int, ...]) -> list[str]:
     if before[0] != after[0]:
         return [f"schema-upgrade-{_words(before)}-{_words(after)}.sql"]
     pairs = [((before[0], minor), (before[0], minor + 1)) for minor in range(before[1], after[1])]
-    return [f"schema-upgrade-{_words(first)}-{_words(second)}.sql" for first, second in pairs if (first, second) not in _SAME]
+    return [f"schema-upgrade-{_words(pair[0])}-{_words(pair[1])}.sql" for pair in pairs if pair not in _SAME]
 
 
 # What a database has, in the words of `Traces.telling`.
@@ -642,7 +643,8 @@ def _hub_version() -> tuple[int, ...]:
     answer = __salt__["cmd.run_all"](command, python_shell=False, ignore_retcode=True, cwd="/")
     found = _version(answer["stdout"]) if answer["retcode"] == 0 else ()
     if len(found) != 2:
-        raise NoWay(f"it is not known which version of Koji is installed here: {answer['stderr'].strip() or 'koji does not say'}")
+        said = answer["stderr"].strip() or "its library does not say"
+        raise NoWay(f"it is not known which version of Koji is installed here: {said}")
     return found
 
 
@@ -663,8 +665,9 @@ def upgraded(name: str, owner: str, schema: str, dumps: str) -> Result:
     ret: Result = {"name": name, "result": True, "changes": {}, "comment": ""}
     directory = os.path.dirname(schema)
     try:
-        ask = f"SELECT to_json(count(*) = 1) FROM pg_database WHERE datname = {_literal(name)}"
-        if __opts__["test"] and (not _query("postgres", ask) or not _query(name, "SELECT to_json(to_regclass('users') IS NOT NULL)")):
+        there = f"SELECT to_json(count(*) = 1) FROM pg_database WHERE datname = {_literal(name)}"
+        loaded = "SELECT to_json(to_regclass('public.users') IS NOT NULL)"
+        if __opts__["test"] and not (_query("postgres", there) and _query(name, loaded)):
             ret["result"] = None
             ret["comment"] = f"The database {name} would be made with the schema as it is."
             return ret
@@ -688,7 +691,7 @@ def upgraded(name: str, owner: str, schema: str, dumps: str) -> Result:
         _psql(name, _upgrade_sql(pending, owner))
         again = plan(text, steps, _present(name, [traces(step.text, text) for step in steps]), hub, directory)
         if again:
-            return _failed(name, f"The steps have run, and {os.path.basename(again[0].path)} shows no effect: see {again[0].path}.")
+            return _failed(name, f"All steps have run, and {again[0].path} shows no effect: see what it does.")
         ret["comment"] = f"Upgraded, {what}, by {', '.join(files)}. As it was before: {dump}."
         return ret
     except OSError as error:
@@ -719,8 +722,12 @@ def _upgrade_sql(pending: list[Step], owner: str) -> str:
 def _dump(database: str, directory: str, label: str) -> str:
     """Dump the database into ``directory``, read the dump once, and return its path."""
     path = f"{directory}/{label}-{time.strftime('%Y-%m-%dT%H%M%SZ', time.gmtime())}.dump"
-    for command in (["pg_dump", "-Fc", "-f", f"{path}.partial", database], ["pg_restore", "-f", "/dev/null", f"{path}.partial"],
-                    ["mv", f"{path}.partial", path]):  # fmt: skip
+    partial = f"{path}.partial"
+    for command in (
+        ["pg_dump", "-Fc", "-f", partial, database],
+        ["pg_restore", "-f", "/dev/null", partial],
+        ["mv", partial, path],
+    ):
         answer = __salt__["cmd.run_all"](
             ["runuser", "-u", "postgres", "--", *command], python_shell=False, ignore_retcode=True, cwd="/", umask="077"
         )

@@ -36,10 +36,6 @@ koji-backup-recipients:
     - name: {{ backup.recipients_dir }}
     - mode: '0755'
     - makedirs: true
-    # Who is taken out of pillar gets no backup more.
-    - clean: true
-    - require_in:
-      - file: koji-backup-config
 
 {%- for name, key in backup.recipients | dictsort %}
 koji-backup-recipient-{{ name }}:
@@ -50,8 +46,18 @@ koji-backup-recipient-{{ name }}:
     - require:
       - file: koji-backup-recipients
     - require_in:
-      - file: koji-backup-config
+      - file: koji-backup-recipients-only
 {%- endfor %}
+
+# Who is taken out of pillar can open no backup that is made from then on.
+koji-backup-recipients-only:
+  file.directory:
+    - name: {{ backup.recipients_dir }}
+    - clean: true
+    - require:
+      - file: koji-backup-recipients
+    - require_in:
+      - file: koji-backup-config
 
 koji-backup-config:
   file.serialize:

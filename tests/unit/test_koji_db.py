@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib.util
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,7 +56,7 @@ class Place:
 
     number = 0
 
-    def __init__(self, path: Path, cluster: postgres.Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, path: Path, cluster: postgres.Cluster) -> None:
         Place.number += 1
         self.name = f"schema{Place.number}"
         self.database = cluster.database(self.name)
@@ -70,12 +69,11 @@ class Place:
             (self.files / f"schema-upgrade-{name}.sql").write_text(f"-- {name}\nBEGIN;\n{text}\nCOMMIT;\n")
         spec = importlib.util.spec_from_file_location("koji_db_states", ROOT / "_states/koji_db.py")
         assert spec and spec.loader
-        self.states: Any = importlib.util.module_from_spec(spec)
-        # Dataclasses look their module up.
-        monkeypatch.setitem(sys.modules, "koji_db_states", self.states)
-        spec.loader.exec_module(self.states)
-        self.states.__salt__ = {"cmd.run_all": self.run_all}
-        self.states.__opts__ = {"test": False}
+        module: Any = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        module.__salt__ = {"cmd.run_all": self.run_all}
+        module.__opts__ = {"test": False}
+        self.states = module
 
     def run_all(self, command: list[str], stdin: str = "", **_: Any) -> dict[str, Any]:
         """As the superuser of the tests' own PostgreSQL; the library says which Koji is installed."""
@@ -99,8 +97,8 @@ class Place:
 
 
 @pytest.fixture
-def place(tmp_path: Path, cluster: postgres.Cluster, monkeypatch: pytest.MonkeyPatch) -> Place:
-    return Place(tmp_path, cluster, monkeypatch)
+def place(tmp_path: Path, cluster: postgres.Cluster) -> Place:
+    return Place(tmp_path, cluster)
 
 
 def names(*versions: str) -> list[str]:

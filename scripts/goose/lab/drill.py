@@ -166,7 +166,7 @@ class Drill:
 
     def volume(self) -> Path:
         """Koji's volume, on this machine."""
-        return seed.volume(self.lab.record, "koji")
+        return seed.shared(self.lab.record, "koji")
 
     def _new_host(self) -> None:
         self.lab.boot()

@@ -106,8 +106,8 @@ def recipient(record: Record, hosts: Sequence[Host]) -> dict[str, Any]:
     home.mkdir(mode=0o700, parents=True, exist_ok=True)
     public = run([*gpg, "--armor", "--export", f"={name}"], what="Reading the backups' key").stdout
     if not public:
-        words = ["--passphrase", "", "--pinentry-mode", "loopback", "--quick-generate-key", name, "default", "default", "never"]
-        run([*gpg, *words], what="Making the backups' key")
+        words = ["--passphrase", "", "--pinentry-mode", "loopback", "--quick-generate-key", name]
+        run([*gpg, *words, "default", "default", "never"], what="Making the backups' key")
         # What was started for it would else be left running.
         run(["gpgconf", "--homedir", str(home), "--kill", "all"], what="Ending gpg-agent")
         public = run([*gpg, "--armor", "--export", f"={name}"], what="Reading the backups' key").stdout
@@ -153,13 +153,13 @@ def volumes(record: Record, host: Host, settings: dict[str, Any], tree: Path, ma
     local = len(record.hosts) == 1
     for name, volume in settings.items():
         if not local and set(volume["roles"]) & set(host.roles):
-            source = volume(record, name)
+            source = shared(record, name)
             source.mkdir(parents=True, exist_ok=True)
             binds.append(f"--bind={source}:{volume['path']}")
     return binds
 
 
-def volume(record: Record, name: str) -> Path:
+def shared(record: Record, name: str) -> Path:
     """Where a shared directory lies on this machine."""
     return record.root / "volumes" / name
 
