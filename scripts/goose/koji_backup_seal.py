@@ -98,7 +98,8 @@ def _write(part: Part, stream: object, home: Path) -> None:
 
 
 def _wanted(member: tarfile.TarInfo) -> tarfile.TarInfo | None:
-    return member if (member.isfile() or member.isdir()) and not _LEFT_OUT.search(member.name) else None
+    kind = member.isfile() or member.isdir() or member.issym()
+    return member if kind and not _LEFT_OUT.search(member.name) else None
 
 
 def _copy_sqlite(path: Path, target: Path) -> None:
@@ -161,10 +162,13 @@ def _unpack(archive: tarfile.TarFile, member: tarfile.TarInfo, part: Part, root:
     """One member; anybody can encrypt for a public key, so only what is the part's own is taken."""
     kind, _, name = member.name.partition("/")
     path = Path("/", name)
-    own = any(place == path or place in path.parents for place in (*part.paths, *part.sqlite))
-    if ".." in path.parts or not (member.isfile() or member.isdir()) or not (
-        own if kind == "files" else kind == "credentials" and name in part.credentials
-    ):
+    if kind == "files":
+        own = (member.isfile() or member.isdir() or member.issym()) and _within(path, part)
+        if member.issym():
+            own = own and _within(path.parent / member.linkname, part)
+    else:
+        own = kind == "credentials" and member.isfile() and name in part.credentials
+    if not own:
         raise BackupError(f"The archive of {part.name} has a member {member.name!r}, which this host's part has not.")
     if kind == "credentials" and put_credentials:
         content = archive.extractfile(member)
@@ -176,6 +180,11 @@ def _unpack(archive: tarfile.TarFile, member: tarfile.TarInfo, part: Part, root:
     # By the names of user and group, which have other numbers on another host.
     archive.extract(member, root, numeric_owner=False)
     return 0 if member.isdir() else 1
+
+
+def _within(path: Path, part: Part) -> bool:
+    path = Path(os.path.normpath(path))
+    return any(place == path or place in path.parents for place in (*part.paths, *part.sqlite))
 
 
 def _put_credential(part: Part, name: str, secret: bytes) -> None:

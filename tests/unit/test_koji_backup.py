@@ -579,6 +579,7 @@ def sealed_part(tmp_path: Path) -> Part:
     (home / "private").write_text("canary-key")
     (home / "private").chmod(0o600)
     (home / ".#lk0x1234").write_text("a lock")
+    (home / "current").symlink_to("private")
     connection = sqlite3.connect(database)
     connection.execute("PRAGMA journal_mode=WAL")
     connection.execute("CREATE TABLE keys (name TEXT)")
@@ -597,9 +598,10 @@ def test_sealed(tmp_path: Path, keyring: tuple[Path, Path]) -> None:
     assert len(seals.sealed_for(target)) == 1
     into = tmp_path / "into"
     into.mkdir()
-    assert seals.unseal(target, part, into, home, False) == 2
+    assert seals.unseal(target, part, into, home, False) == 3
     gnupg = into / str(part.paths[0]).lstrip("/")
-    assert {name: text for name, text in content(gnupg).items()} == {"private": b"canary-key"}
+    assert content(gnupg) == {"private": b"canary-key"}
+    assert os.readlink(gnupg / "current") == "private"
     assert (gnupg / "private").stat().st_mode & 0o777 == 0o600
     rows = sqlite3.connect(into / str(part.sqlite[0]).lstrip("/")).execute("SELECT name FROM keys").fetchall()
     assert rows == [("canary-row",)]
@@ -642,6 +644,20 @@ def test_forged_archive(tmp_path: Path, keyring: tuple[Path, Path]) -> None:
     assert not content(into)
 
 
+@pytest.mark.parametrize("points_to", ["/etc", "../../../etc", "x/../../../etc"])
+def test_forged_link(tmp_path: Path, keyring: tuple[Path, Path], points_to: str) -> None:
+    """Through a link out of the part's own, the next member would write anywhere."""
+    home, public = keyring
+    part = sealed_part(tmp_path)
+    (part.paths[0] / "out").symlink_to(points_to)
+    target = tmp_path / "forged.tar.gpg"
+    seals.seal(part, target, [public])
+    into = tmp_path / "into"
+    into.mkdir()
+    with pytest.raises(BackupError, match="out', which this host's part has not"):
+        seals.unseal(target, part, into, home, False)
+
+
 def test_sealed_generation(tmp_path: Path, cluster: postgres.Cluster, keyring: tuple[Path, Path]) -> None:
     """A host with secrets alone; its check finds a part that is not sealed."""
     site = Site(tmp_path, cluster, "")
@@ -653,7 +669,7 @@ def test_sealed_generation(tmp_path: Path, cluster: postgres.Cluster, keyring: t
     with pytest.raises(BackupError, match="gnupg is there"):
         site.restore(gnupg_home=keyring[0])
     (part.paths[0] / "private").write_text("overwritten")
-    assert site.restore(over=HOST, gnupg_home=keyring[0]).files == 2
+    assert site.restore(over=HOST, gnupg_home=keyring[0]).files == 3
     assert (part.paths[0] / "private").read_text() == "canary-key"
     damage(site.newest().path / "sigul.tar.gpg")
     assert site.verify().damaged == ["sigul.tar.gpg"]
