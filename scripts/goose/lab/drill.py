@@ -170,6 +170,8 @@ class Drill:
 
     def _new_host(self) -> None:
         self.lab.boot()
+        # Unlike a highstate, a list of states does not bring the tree's own modules.
+        self.hub.run(["salt-call", "saltutil.sync_all"], what=f"Bringing the tree's modules to {self.hub.fqdn}")
         outcome = self.lab.apply([self.hub], states=_FIRST)[self.hub.name]
         if outcome.failed:
             raise LabError(f"The new {self.hub.fqdn} did not come up. {self._what_now()}")
