@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 Result = dict[str, Any]
 SYSTEM_PYTHON = "/usr/bin/python3"
@@ -471,6 +471,273 @@ def schema_columns(text: str) -> dict[str, set[str]]:
     return tables
 
 
+# Upgrades of the schema
+
+
+# No dataclasses: Salt's loader runs this module before Python knows it by its name.
+
+
+class Traces(NamedTuple):
+    """What a step of Koji's schema leaves behind in a database, as far as that stays."""
+
+    tables: frozenset[str] = frozenset()
+    columns: frozenset[tuple[str, str]] = frozenset()
+    indexes: frozenset[str] = frozenset()
+    rows: frozenset[tuple[str, str]] = frozenset()
+    """Table and what its column `name` holds."""
+
+    @property
+    def strong(self) -> set[tuple[str, ...]]:
+        """Those that nobody drops."""
+        return {*(("table", name) for name in self.tables), *(("column", *pair) for pair in self.columns)}
+
+    def telling(self) -> set[tuple[str, ...]]:
+        """Those that prove the step; indexes and rows, which a site may have dropped, only where it has no others."""
+        return self.strong or {*(("index", name) for name in self.indexes), *(("row", *pair) for pair in self.rows)}
+
+
+class Step(NamedTuple):
+    """One file ``schema-upgrade-FROM-TO.sql``."""
+
+    before: tuple[int, ...]
+    after: tuple[int, ...]
+    path: str
+    text: str
+
+
+# Versions whose schema is that of the version before: Koji has no file for these.
+_SAME = {((1, 5), (1, 6)), ((1, 26), (1, 27))}
+
+_FILE = re.compile(r"schema-up(?:grade|date)-(\d+(?:\.\d+)+)-(\d+(?:\.\d+)+)\.sql")
+
+
+def _version(text: str) -> tuple[int, ...]:
+    """Major and minor: a third number never changes the schema."""
+    return tuple(int(number) for number in re.findall(r"\d+", text)[:2])
+
+
+def _words(version: tuple[int, ...]) -> str:
+    return ".".join(map(str, version))
+
+
+def steps_in(directory: str) -> list[Step]:
+    """Koji's steps in ``directory``, the oldest first."""
+    found = []
+    for name in os.listdir(directory):
+        match = _FILE.fullmatch(name)
+        if match:
+            path = os.path.join(directory, name)
+            with open(path, encoding="utf-8") as stream:
+                found.append(Step(_version(match[1]), _version(match[2]), path, stream.read()))
+    return sorted(found, key=lambda step: (step.after, step.before))
+
+
+def traces(text: str, schema: str) -> Traces:
+    """What the statements of a step leave behind, of what the whole ``schema`` has still."""
+    text, schema = re.sub(r"--[^\n]*", "", text), re.sub(r"--[^\n]*", "", schema)
+    wanted = schema_columns(schema)
+    tables = {name for name in schema_columns(text) if name in wanted}
+    columns = {
+        (match[1].lower(), column.lower())
+        for match in re.finditer(r"(?is)\bALTER\s+TABLE\s+(?:ONLY\s+)?(\w+)\s+([^;]*)", text)
+        for column in re.findall(r"(?i)\bADD\s+COLUMN\s+(?:IF\s+NOT\s+EXISTS\s+)?\"?(\w+)", match[2])
+        if column.lower() in wanted.get(match[1].lower(), ())
+    }
+    index = r"(?i)\bCREATE\s+(?:UNIQUE\s+)?INDEX\s+(?:IF\s+NOT\s+EXISTS\s+)?(\w+)"
+    indexes = {name.lower() for name in re.findall(index, text)} & {name.lower() for name in re.findall(index, schema)}
+    row = r"(?i)\bINSERT\s+INTO\s+(\w+)\s*\(\s*name\b[^)]*\)\s*VALUES\s*\(\s*'([^']*)'"
+    rows = {(table.lower(), name) for table, name in re.findall(row, text)}
+    rows &= {(table.lower(), name) for table, name in re.findall(row, schema)}
+    return Traces(frozenset(tables), frozenset(columns), frozenset(indexes), frozenset(rows))
+
+
+class NoWay(Exception):
+    """The schema cannot be upgraded; says why."""
+
+
+def plan(schema: str, steps: list[Step], present: set[tuple[str, ...]], hub: tuple[int, ...], directory: str) -> list[Step]:
+    """The steps that lead from a database to the ``schema`` of the hub's version, in order.
+
+    A step has been taken where all is there that it leaves behind. One that leaves nothing behind to be seen counts
+    as taken with the next that does: Koji's own of that kind change nothing the second time.
+
+    Args:
+        present: what the database has, as `Traces.telling` names it.
+        hub: version of the hub that is installed.
+
+    Raises:
+        NoWay: where a step's file is missing, or the database is none that Koji's steps can have left.
+    """
+    wanted = schema_columns(schema)
+    needed: set[tuple[str, ...]] = {("table", table) for table in wanted}
+    needed |= {("column", table, column) for table, names in wanted.items() for column in names}
+    lacking = needed - present
+    left = [(step, traces(step.text, schema)) for step in steps if step.after <= hub]
+    taken = [number for number, (_, found) in enumerate(left) if found.telling() and found.telling() <= present]
+    last = taken[-1] if taken else -1
+    for step, found in left[: last + 1]:
+        if not found.strong <= present:
+            raise NoWay(
+                f"it lacks {_list(found.strong - present)}, which {os.path.basename(step.path)} brings, and has what"
+                f" {os.path.basename(left[last][0].path)} brings: something was dropped by hand"
+            )
+    pending = [step for step, _ in left[last + 1 :]]
+    # Nothing to see of these, and nothing after them: the database is as the schema says.
+    if not lacking and not any(found.telling() for _, found in left[last + 1 :]):
+        return []
+    at = left[last][0].after if taken else pending[0].before if pending else (hub[0], hub[1] - 1)
+    for before, after in [*((step.before, step.after) for step in pending), (hub, hub)]:
+        absent = _between(at, before)
+        if absent:
+            paths = ", ".join(os.path.join(directory, name) for name in absent)
+            raise NoWay(f"{paths} is missing; Koji's packages bring it")
+        at = after
+    brought = {mark for step in pending for mark in traces(step.text, schema).strong}
+    tables = {mark[1] for mark in brought if mark[0] == "table"}
+    others = {mark for mark in lacking - brought if not (mark[0] == "column" and mark[1] in tables)}
+    if others:
+        since = f"of the steps from {_words(pending[0].before)} on" if pending else f"step to {_words(hub)}"
+        raise NoWay(
+            f"it lacks {_list(others)}, which none {since} brings: the file of an older step is missing from"
+            f" {directory}, or something was dropped by hand"
+        )
+    return pending
+
+
+def _list(marks: set[tuple[str, ...]]) -> str:
+    words = sorted(f"{mark[0]} {'.'.join(mark[1:])}" for mark in marks)
+    return ", ".join(words[:3]) + (f" and {len(words) - 3} more" if len(words) > 3 else "")
+
+
+def _between(before: tuple[int, ...], after: tuple[int, ...]) -> list[str]:
+    """Names of the files that lead from one version to another, a file a version; none for one with the same schema."""
+    if before[0] != after[0]:
+        return [f"schema-upgrade-{_words(before)}-{_words(after)}.sql"]
+    pairs = [((before[0], minor), (before[0], minor + 1)) for minor in range(before[1], after[1])]
+    return [f"schema-upgrade-{_words(pair[0])}-{_words(pair[1])}.sql" for pair in pairs if pair not in _SAME]
+
+
+# What a database has, in the words of `Traces.telling`.
+_PRESENT = """
+SELECT coalesce(json_agg(mark), '[]') FROM (
+    SELECT json_build_array('table', lower(table_name)) AS mark
+        FROM information_schema.tables WHERE table_schema = 'public'
+    UNION ALL SELECT json_build_array('column', lower(table_name), lower(column_name))
+        FROM information_schema.columns WHERE table_schema = 'public'
+    UNION ALL SELECT json_build_array('index', lower(indexname)) FROM pg_indexes WHERE schemaname = 'public'
+{rows}) AS marks
+"""
+
+
+def _present(database: str, marks: list[Traces]) -> set[tuple[str, ...]]:
+    tables = {tuple(mark) for mark in _query(database, _PRESENT.format(rows=""))}
+    named = {table for each in marks for table, _ in each.rows if ("column", table, "name") in tables}
+    rows = "".join(
+        f"    UNION ALL SELECT json_build_array('row', {_literal(table)}, name) FROM {_ident(table)}\n"
+        for table in sorted(named)
+    )
+    return {tuple(mark) for mark in _query(database, _PRESENT.format(rows=rows))}
+
+
+def _hub_version() -> tuple[int, ...]:
+    """Of Koji's library, which is the hub's own."""
+    command = [SYSTEM_PYTHON, "-c", "import koji; print(koji.__version__)"]
+    answer = __salt__["cmd.run_all"](command, python_shell=False, ignore_retcode=True, cwd="/")
+    found = _version(answer["stdout"]) if answer["retcode"] == 0 else ()
+    if len(found) != 2:
+        said = answer["stderr"].strip() or "its library does not say"
+        raise NoWay(f"it is not known which version of Koji is installed here: {said}")
+    return found
+
+
+def upgraded(name: str, owner: str, schema: str, dumps: str) -> Result:
+    """Bring an older schema of Koji's to that of the hub that is installed, by Koji's own steps.
+
+    The database is asked what it has; no note of a version is kept. It is dumped first. Then all steps are taken in one
+    transaction: the database has them all, or is as it was.
+
+    schema
+        Path of ``schema.sql``; the files of the steps lie beside it.
+    dumps
+        Directory for the dump that is made before.
+    """
+    absent = _absent_server(name)
+    if absent:
+        return absent
+    ret: Result = {"name": name, "result": True, "changes": {}, "comment": ""}
+    directory = os.path.dirname(schema)
+    try:
+        there = f"SELECT to_json(count(*) = 1) FROM pg_database WHERE datname = {_literal(name)}"
+        loaded = "SELECT to_json(to_regclass('public.users') IS NOT NULL)"
+        if __opts__["test"] and not (_query("postgres", there) and _query(name, loaded)):
+            ret["result"] = None
+            ret["comment"] = f"The database {name} would be made with the schema as it is."
+            return ret
+        with open(schema, encoding="utf-8") as stream:
+            text = stream.read()
+        steps = steps_in(directory)
+        present = _present(name, [traces(step.text, text) for step in steps])
+        hub = _hub_version()
+        pending = plan(text, steps, present, hub, directory)
+        if not pending:
+            ret["comment"] = f"The database {name} has the schema of Koji {_words(hub)}."
+            return ret
+        files = [os.path.basename(step.path) for step in pending]
+        what = f"{_words(pending[0].before)} -> {_words(hub)}"
+        ret["changes"] = {"schema": what, "steps": files}
+        if __opts__["test"]:
+            ret["result"] = None
+            ret["comment"] = f"Would be dumped to {dumps} and upgraded, {what}, by {', '.join(files)}."
+            return ret
+        dump = _dump(name, dumps, f"{name}-{_words(pending[0].before)}")
+        _psql(name, _upgrade_sql(pending, owner))
+        again = plan(text, steps, _present(name, [traces(step.text, text) for step in steps]), hub, directory)
+        if again:
+            return _failed(name, f"All steps have run, and {again[0].path} shows no effect: see what it does.")
+        ret["comment"] = f"Upgraded, {what}, by {', '.join(files)}. As it was before: {dump}."
+        return ret
+    except OSError as error:
+        return _failed(name, f"Koji's schema cannot be read: {error}. Koji's library package brings it.")
+    except NoWay as error:
+        return _failed(
+            name,
+            f"The database {name} is not of the version of the hub that is installed, and was not changed: {error}.",
+        )
+    except DatabaseError as error:
+        return _failed(
+            name,
+            f"The schema was not upgraded, and is as it was: {error}. Where it waited for a lock, stop the hub (Apache)"
+            " and apply again.",
+        )
+
+
+def _upgrade_sql(pending: list[Step], owner: str) -> str:
+    # The files' own BEGIN and COMMIT would end the one transaction.
+    bodies = [re.sub(r"(?im)^\s*(BEGIN|COMMIT)(\s+WORK)?\s*;\s*$", "", step.text) for step in pending]
+    begin = ["BEGIN;", "SELECT pg_advisory_xact_lock(hashtext('koji schema')) \\g /dev/null"]
+    # A hub that still runs must not be waited for without end, while all its calls wait for this.
+    begin += ["SET LOCAL lock_timeout TO '60s';", f"SET LOCAL ROLE {_ident(owner)};", "SET LOCAL TimeZone TO 'UTC';"]
+    # What steps select goes nowhere.
+    return "\n".join([*begin, "\\o /dev/null", *bodies, "COMMIT;"])
+
+
+def _dump(database: str, directory: str, label: str) -> str:
+    """Dump the database into ``directory``, read the dump once, and return its path."""
+    path = f"{directory}/{label}-{time.strftime('%Y-%m-%dT%H%M%SZ', time.gmtime())}.dump"
+    partial = f"{path}.partial"
+    for command in (
+        ["pg_dump", "-Fc", "-f", partial, database],
+        ["pg_restore", "-f", "/dev/null", partial],
+        ["mv", partial, path],
+    ):
+        answer = __salt__["cmd.run_all"](
+            ["runuser", "-u", "postgres", "--", *command], python_shell=False, ignore_retcode=True, cwd="/", umask="077"
+        )
+        if answer["retcode"] != 0:
+            raise DatabaseError(f"{command[0]} made no dump in {directory}: {answer['stderr'].strip()}")
+    return path
+
+
 # Run by the system's Python, as Apache's user: Salt's own may not see psycopg2, and
 # what this user may read and reach is what counts.
 _ASK = """
@@ -541,9 +808,8 @@ def fits(name: str, schema: str, user: str, timeout: int = 300, interval: float 
         more = f" and {len(missing) - 6} more" if len(missing) > 6 else ""
         ret["result"] = False
         ret["comment"] = (
-            f"The database is older than the hub that is installed: it lacks {', '.join(missing[:6])}{more}."
-            f" Stop Apache, make a dump, apply the files schema-upgrade-*.sql from beside {schema} that lead to this"
-            " version, and apply this state again."
+            f"The database is older than the hub that is installed: it lacks {', '.join(missing[:6])}{more}. The role"
+            " koji.db upgrades it: apply that on the database's host."
         )
         return ret
     ret["comment"] = f"The database has all {len(wanted)} tables of the hub's schema."

@@ -175,9 +175,29 @@ koji-db-schema:
     - require:
       - koji_db: koji-db-database
 
+koji-db-dumps:
+  file.directory:
+    - name: {{ db.dumps }}
+    - user: postgres
+    - group: postgres
+    - mode: '0700'
+    - require:
+      - cmd: koji-db-cluster
+
+# The schema of an older hub; the new one does not start before this.
+koji-db-upgrade:
+  koji_db.upgraded:
+    - name: {{ db.name }}
+    - owner: {{ db.user }}
+    - schema: {{ koji.hub.schema }}
+    - dumps: {{ db.dumps }}
+    - require:
+      - file: koji-db-dumps
+      - koji_db: koji-db-schema
+
 koji-db-rights:
   koji_db.owned:
     - name: {{ db.name }}
     - owner: {{ db.user }}
     - require:
-      - koji_db: koji-db-schema
+      - koji_db: koji-db-upgrade

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from goose.lab import client, lab, record, testing
+from goose.lab import client, drill, lab, record, testing
 from goose.lab.run import LabError, Progress
 
 
@@ -60,6 +60,10 @@ def _parser() -> argparse.ArgumentParser:
     rebuild.add_argument("--from-scm", action="store_true", help="import them, and build from git and lookaside cache")
     rebuild.add_argument("--json", action="store_true")
     rebuild.set_defaults(command=_rebuild)
+
+    drilled = commands.add_parser("drill", help="destroy the hub's host and Koji's volume, and restore them of a backup")
+    drilled.add_argument("--json", action="store_true")
+    drilled.set_defaults(command=_drill)
 
     # pytest's options are not ours: no word after `test` is taken for one.
     test = commands.add_parser("test", help="testinfra, each host by its roles", prefix_chars="+", add_help=False)
@@ -159,6 +163,21 @@ def _rebuild(arguments: argparse.Namespace) -> int:
             print(f"{result['iso']['url']}: {result['iso']['bytes'] / 2**20:.1f} MiB, SHA-256 {result['iso']['sha256']}")
         print(f"{result['seconds']:.0f} seconds")
     return status
+
+
+def _drill(arguments: argparse.Namespace) -> int:
+    this = _existing(arguments)
+    with record.locked(arguments.name):
+        result = drill.Drill(this).run()
+    if arguments.json:
+        print(json.dumps(result))
+    else:
+        for name, count in result["before"].items():
+            print(f"{name:12} {count:8} before {result['after'][name]:8} after")
+        print(f"{result['downloads']} files download as they were; {result['user']} logs in")
+        spent = ", ".join(f"{name} {seconds} s" for name, seconds in result["steps"].items())
+        print(f"From the loss to the proof: {result['seconds']} s ({spent})")
+    return 0
 
 
 def _test(arguments: argparse.Namespace) -> int:

@@ -107,6 +107,7 @@ class Lab:
             seed.host(host, self.master)
         packager = seed.packager(self.hosts)
         own = {**self.settings["pillar"][self.record.profile], **({"scm": packager} if packager else {})}
+        own = seed.merged(own, seed.recipient(self.record, self.hosts))
         seed.pillar(self.record, self.hosts, TREE, seed.merged(own, self.record.pillar))
         if self.master is not None:
             seed.keys(self.hosts, self.master)

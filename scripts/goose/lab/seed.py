@@ -93,6 +93,32 @@ def packager(hosts: Sequence[Host]) -> dict[str, Any]:
     return {"users": {PACKAGER: lines}, "administrators": [PACKAGER]} if lines else {}
 
 
+def recipient(record: Record, hosts: Sequence[Host]) -> dict[str, Any]:
+    """Make the key that the lab's backups are sealed for; pillar by which the hosts take its public half.
+
+    Its secret half stays on this machine, as a site's does somewhere that no backup is.
+    """
+    if not any("koji.backup" in host.roles for host in hosts):
+        return {}
+    home = gnupg_home(record)
+    name = f"Backups of the lab {record.name}"
+    gpg = ["gpg", "--homedir", str(home), "--batch", "--quiet", "--no-tty"]
+    home.mkdir(mode=0o700, parents=True, exist_ok=True)
+    public = run([*gpg, "--armor", "--export", f"={name}"], what="Reading the backups' key").stdout
+    if not public:
+        words = ["--passphrase", "", "--pinentry-mode", "loopback", "--quick-generate-key", name]
+        run([*gpg, *words, "default", "default", "never"], what="Making the backups' key")
+        # What was started for it would else be left running.
+        run(["gpgconf", "--homedir", str(home), "--kill", "all"], what="Ending gpg-agent")
+        public = run([*gpg, "--armor", "--export", f"={name}"], what="Reading the backups' key").stdout
+    return {"koji": {"backup": {"recipients": {record.name: public}}}}
+
+
+def gnupg_home(record: Record) -> Path:
+    """Where the key lies that opens what is sealed in the lab's backups."""
+    return record.root / "backup-key"
+
+
 def keys(hosts: Sequence[Host], master: Host) -> None:
     """Give the master and every minion their keys, each known to the other before they meet."""
     master_pki = master.root / "etc/salt/pki/master"
@@ -127,10 +153,15 @@ def volumes(record: Record, host: Host, settings: dict[str, Any], tree: Path, ma
     local = len(record.hosts) == 1
     for name, volume in settings.items():
         if not local and set(volume["roles"]) & set(host.roles):
-            source = record.root / "volumes" / name
+            source = shared(record, name)
             source.mkdir(parents=True, exist_ok=True)
             binds.append(f"--bind={source}:{volume['path']}")
     return binds
+
+
+def shared(record: Record, name: str) -> Path:
+    """Where a shared directory lies on this machine."""
+    return record.root / "volumes" / name
 
 
 def _write(path: Path, text: str, mode: int = 0o644) -> None:

@@ -5,6 +5,13 @@ package_repos:
     yum: {name: Sigul, baseurl: 'https://repo.example.org/el$releasever', gpgcheck: 1, enabled: 1}
 
 koji:
+  backup:
+    recipients:
+      safe: |
+        -----BEGIN PGP PUBLIC KEY BLOCK-----
+
+        mDMEZAAAABYJKwYBBAHaRw8BAQdA
+        -----END PGP PUBLIC KEY BLOCK-----
   volume:
     kind: provided
     path: /mnt/koji

@@ -13,6 +13,21 @@ pki:
       revocation_date: '2026-01-02 03:04:05'
 
 koji:
+  backup:
+    path: /mnt/backup
+    keep: {daily: 14, monthly: 0}
+    calendar: hourly
+    recipients:
+      alice: |
+        -----BEGIN PGP PUBLIC KEY BLOCK-----
+
+        mDMEZAAAABYJKwYBBAHaRw8BAQdA
+        -----END PGP PUBLIC KEY BLOCK-----
+      safe-2026: |
+        -----BEGIN PGP PUBLIC KEY BLOCK-----
+
+        mDMEZAAAABYJKwYBBAHaRw8BAQdA
+        -----END PGP PUBLIC KEY BLOCK-----
   image:
     tags: [goose-1-build]
     kickstarts:
