@@ -79,5 +79,8 @@ def test_secrets_are_sealed(host, config, generation):
 
 def test_host_that_is_not_empty_is_not_restored(host, config, generation):
     """One wrong command must not replace a hub by what it was last night."""
-    done = host.run(RESTORE, "--dry-run", "--part", sorted(config["parts"])[0])
+    part = next((name for name, part in config["parts"].items() if part["kind"] in ("database", "sealed")), "")
+    if not part:
+        pytest.skip("what this host backs up may be empty")
+    done = host.run(RESTORE, "--dry-run", "--part", part)
     assert done.status == 2 and f"--over {host.name}" in done.err
