@@ -154,7 +154,9 @@ def need_place(config: Config) -> None:
 def locked(config: Config) -> Iterator[None]:
     """Hold this host's backups against a second run; `BackupError` where another holds them."""
     try:
-        config.own.mkdir(mode=0o700, exist_ok=True)
+        # Open to who watches the age of backups; each of them is root's.
+        config.own.mkdir(exist_ok=True)
+        config.own.chmod(0o755)
         descriptor = os.open(config.own / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
         raise BackupError(f"{config.own} cannot be used ({error.strerror}): run this as root.", EXIT_USAGE) from error
