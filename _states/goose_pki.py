@@ -12,7 +12,7 @@ from typing import Any
 
 __virtualname__ = "goose_pki"
 
-_CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----\n", re.DOTALL)
+_CERTIFICATE = re.compile("-----BEGIN CERTIFICATE-----.+?-----END CERTIFICATE-----", re.DOTALL)
 
 Result = dict[str, Any]
 
@@ -210,7 +210,7 @@ def anchored(name: str, prefix: str, ca: str, bundle: str, command: str) -> Resu
         if __opts__["test"]:
             return _result(name, None, f"{ca} would be fetched first, then trusted.", {name: "trusted"})
         return _result(name, False, f"{ca} is missing: look at the errors of the state that fetches it.")
-    wanted = {f"{name}/{prefix}{_number(part)}.crt": part for part in _CERTIFICATE.findall(text)}
+    wanted = {f"{name}/{prefix}{_number(part)}.crt": f"{part}\n" for part in _CERTIFICATE.findall(text)}
     changes: dict[str, Any] = {path: "trusted" for path, part in wanted.items() if _read(path) != part}
     gone = sorted(set(glob.glob(f"{name}/{prefix}.crt") + glob.glob(f"{name}/{prefix}-[0-9]*.crt")) - set(wanted))
     bare = {_bare(part) for part in _CERTIFICATE.findall(_read(bundle) or "")}
@@ -255,7 +255,9 @@ def reported(name: str) -> Result:
 def _kept(name: str, text: str) -> Result:
     """A file of root's that all may read."""
     managed: Callable[..., Result] = __states__["file.managed"]
-    return managed(name=name, contents=text, contents_newline=False, user="root", group="root", mode="0644")
+    # Salt takes the last line's end away, and gives it back where it is told so.
+    newline = text.endswith("\n")
+    return managed(name=name, contents=text, contents_newline=newline, user="root", group="root", mode="0644")
 
 
 def _bare(certificate: str) -> str:

@@ -20,7 +20,7 @@ from koji_client import TASK_STATES, Hub, wait_for
 if TYPE_CHECKING:
     from conftest import Command
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 PROGRAM = "/srv/salt/scripts/koji_builder.py"
 TARGET = "goose-1"
 QUEUE = 20
