@@ -3,7 +3,6 @@
 {%- from "mash/map.jinja" import mash with context %}
 {%- from "koji/map.jinja" import koji with context %}
 {%- from "common/map.jinja" import httpd with context %}
-{%- from "pki/map.jinja" import pki with context %}
 {%- from "common/selinux.jinja" import labelled with context %}
 {%- set modules = ['mash', 'mash_closure', 'mash_config', 'mash_dist_repo', 'mash_multilib', 'mash_parents', 'mash_plan',
                    'mash_publish', 'mash_records', 'mash_repodata', 'mash_tag', 'koji_call', 'content', 'content_live',
@@ -21,6 +20,7 @@ include:
   - pki
   - koji.library
   - koji.volume
+  - mash.tls
 
 mash-packages:
   pkg.installed:
@@ -77,21 +77,6 @@ mash-config:
     - mode: '0644'
     - makedirs: true
     - context: {{ {'sections': {'defaults': mash.conf}} | tojson }}
-
-{%- if mash.identity %}
-
-mash-cert:
-  koji_file.copied:
-    - name: {{ mash.conf.cert }}
-    - source: {{ pki.dir }}/{{ mash.identity }}.pem
-    - user: root
-    - group: {{ mash.group }}
-    - mode: '0640'
-    - require:
-      - file: mash-config
-      - user: mash-user
-      - goose_pki: pki-{{ mash.identity }}-pem
-{%- endif %}
 
 {%- for name, repository in mash.repositories | dictsort %}
 

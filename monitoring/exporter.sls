@@ -8,6 +8,7 @@
 
 include:
   - common
+  - monitoring.tls
   - pki
 {%- if asks_koji %}
   - koji.library
@@ -73,6 +74,8 @@ monitoring-exporter-service:
 {%- if asks_koji %}
       - koji-library-software
 {%- endif %}
+    - require_in:
+      - koji_service: monitoring-tls
     - watch:
       - file: monitoring-exporter-config
       - file: monitoring-exporter-unit
@@ -84,7 +87,6 @@ monitoring-exporter-current:
     - files:
       - {{ monitoring.config_file }}
       - /etc/systemd/system/goose-exporter.service
-      - {{ pki.dir }}/host.key
 {%- for file in programs %}
       - {{ monitoring.program_dir }}/{{ file }}
 {%- endfor %}

@@ -678,6 +678,7 @@ def contract_faults(
 # What a service of ours listens on, by the name of its unit.
 _SERVES = {
     "apache2": {80, 443},
+    "goose-exporter": {9799},
     "httpd": {80, 443},
     "nfs-server": {2049},
     "postgresql": {5432},

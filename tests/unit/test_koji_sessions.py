@@ -24,11 +24,12 @@ class Hub:
         self.revoked, self.record = directory / "revoked.json", directory / "ended.json"
         spec = importlib.util.spec_from_file_location("koji_db_states", ROOT / "_states/koji_db.py")
         assert spec and spec.loader
-        self.states: Any = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(self.states)
-        self.states.__opts__ = {"test": False}
-        self.states.__salt__ = {"cmd.run_all": self.run}
-        self.states.__states__ = {"file.managed": self.managed}
+        states: Any = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(states)
+        states.__opts__ = {"test": False}
+        states.__salt__ = {"cmd.run_all": self.run}
+        states.__states__ = {"file.managed": self.managed}
+        self.states = states
 
     def run(self, command: list[str], stdin: str, **_: Any) -> dict[str, Any]:
         if self.fails:
