@@ -5,17 +5,17 @@
 include:
   - pki
 
+mash-tls-directory:
+  file.directory:
+    - name: {{ mash.config_dir }}
+    - mode: '0755'
+
 {%- if mash.identity %}
 
 mash-tls-group:
   group.present:
     - name: {{ mash.group }}
     - system: true
-
-mash-tls-directory:
-  file.directory:
-    - name: {{ mash.config_dir }}
-    - mode: '0755'
 
 mash-tls:
   koji_file.copied:

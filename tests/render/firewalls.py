@@ -15,6 +15,12 @@ Opened = dict[int, set[str]]
 """Port -> addresses and networks that it is open to, `anywhere` among them."""
 
 
+def roles_of(pillar: Mapping[str, Any]) -> list[str]:
+    """The host's roles, with the one that every host of a site that watches has."""
+    watched = any("monitoring" in host["roles"] for host in pillar["hosts"].values())
+    return [*pillar["roles"], *(["monitoring.exporter"] if watched else [])]
+
+
 def declared(root: Path) -> dict[str, list[dict[str, Any]]]:
     """Return what the roles of common/ports.yaml serve."""
     data: dict[str, list[dict[str, Any]]] = yaml.safe_load((root / "common/ports.yaml").read_text(encoding="utf-8"))
@@ -35,7 +41,7 @@ def expected(root: Path, pillar: Mapping[str, Any], name: str) -> Opened:
 
     opened: Opened = {}
     for role, lines in {**declared(root), **settings.get("ports", {})}.items():
-        for line in lines if role in ("common", *pillar["roles"]) else []:
+        for line in lines if role in ("common", *roles_of(pillar)) else []:
             value: Any = pillar
             for key in line.get("pillar", "").split(":"):
                 value = (value or {}).get(key)

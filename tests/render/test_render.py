@@ -331,12 +331,6 @@ def test_firewall(renders: Renders, platform: str, tmp_path: Path) -> None:
     none(iter(problems))
 
 
-def roles_of(it: Rendered) -> list[str]:
-    """The host's roles, with the one that every host of a site that watches has."""
-    watched = any("monitoring" in host["roles"] for host in it.host.pillar["hosts"].values())
-    return [*it.host.pillar["roles"], *(["monitoring.exporter"] if watched else [])]
-
-
 @every_platform
 def test_what_listens_is_declared(renders: Renders, platform: str) -> None:
     """A host with a service that listens declares its ports, and no host declares what it does not serve."""
@@ -345,7 +339,8 @@ def test_what_listens_is_declared(renders: Renders, platform: str) -> None:
         f"{it.case.name}: {it.host.name}: {fault}"
         for it in hosts(renders, platform)
         for fault in checks.undeclared(
-            it.chunks, {line["port"] for role in ("common", *roles_of(it)) for line in ports.get(role, [])}
+            it.chunks,
+            {line["port"] for role in ("common", *firewalls.roles_of(it.host.pillar)) for line in ports.get(role, [])},
         )
     )
 

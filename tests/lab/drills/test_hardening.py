@@ -20,7 +20,7 @@ from goose.lab.run import wait_for
 if TYPE_CHECKING:
     from conftest import Command
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 # Nobody listens there until a test does.
 STRAY = 48123
 
