@@ -390,6 +390,20 @@ def test_database_lets_the_hub_in(postgres: Callable[..., str], hub: Host) -> No
     assert postgres(hub, hub) == "welcome"
 
 
+@pytest.fixture
+def open_firewall(hub: Host) -> Iterator[None]:
+    """The hub's host without its firewall: what is behind it must hold by itself."""
+    hub.run(["nft", "delete", "table", "inet", "goose"])
+    yield
+    hub.run(["nft", "-f", "/etc/nftables.conf"])
+
+
+def test_firewall_hides_the_database(postgres: Callable[..., str]) -> None:
+    """From the machine, which is none of the hub's hosts: not even a refusal."""
+    assert postgres(None, None) == "no answer: timed out"
+
+
+@pytest.mark.usefixtures("open_firewall")
 def test_database_refuses_other_hosts(postgres: Callable[..., str], lab: labs.Lab, hub: Host) -> None:
     """Not by a good certificate of their own, and not by the hub's if they have got hold of it."""
     others = [host for host in lab.hosts if "koji.hub" not in host.roles]
