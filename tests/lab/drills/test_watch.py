@@ -105,7 +105,7 @@ def published(lab: labs.Lab, prometheus: Prometheus) -> None:
     if not sh(compose, "find /srv/repos -maxdepth 1 -type l -name goose-1"):
         sh(compose, "systemctl start signing-goose-1.service && systemctl start mash-goose-1.service")
     if not sh(compose, "find /srv/compose -maxdepth 4 -path '*/compose/metadata/goose.json'"):
-        sh(compose, "runuser -u compose -- /usr/local/lib/goose/compose_iso.py 1 testing 1 >&2")
+        sh(compose, "runuser -u goose-mash -- /usr/local/lib/goose/compose_iso.py 1 testing 1 >&2")
 
 
 @pytest.fixture(scope="module")
