@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 from goose import lookaside_client, srpm, srpm_import
+from goose.lab.run import wait_for
 from goose.lookaside_client import Settings
 from goose.sources import Source, parse
 from package_doubles import LookasideServer, Package, git, make_srpms, serving
@@ -387,8 +388,10 @@ def test_interrupted_says_how_to_go_on(place: Place, many: Path) -> None:
     process = subprocess.Popen(
         ["/usr/bin/python3", "-B", str(PROGRAM), *place.options, str(many)],
         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+        # A shell's background job hands on that it is ignored.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )  # fmt: skip
-    time.sleep(1.0)
+    wait_for(lambda: bool(place.archives()), what="the first archive", seconds=60, pause=0.05)
     os.kill(process.pid, signal.SIGINT)
     _, told = process.communicate(timeout=30)
     assert process.returncode == 1
