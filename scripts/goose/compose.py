@@ -176,12 +176,8 @@ def _fingerprint(config: Config, release: Release, wishes: Wishes, found: Input,
             hashlib.sha256(found.comps.encode()).hexdigest(),
             [
                 one.checksum
-                for many in (
-                    *found.binary.values(),
-                    found.source,
-                    *found.debug.values(),
-                    *found.parents.values(),
-                )
+                # Not the parents: nothing of them comes out, and what they lack refuses every run.
+                for many in (*found.binary.values(), found.source, *found.debug.values())
                 for one in many
             ],
         ],

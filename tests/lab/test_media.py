@@ -100,8 +100,9 @@ def test_dnf_installs_from_its_tree(iso: dict[str, Any], lab: labs.Lab, tmp_path
 
 
 def test_again_is_the_same(iso: dict[str, Any], command: Command) -> None:
-    """Nothing new: the compose is the one that is there."""
-    assert command.json("rebuild")["iso"] == iso
+    """Byte by byte, and by another name only where Koji has made its repositories anew meanwhile."""
+    again = command.json("rebuild")["iso"]
+    assert (again["sha256"], again["bytes"]) == (iso["sha256"], iso["bytes"])
 
 
 def boot(medium: Path, serial: Path, *words: str) -> str:
