@@ -133,10 +133,12 @@ def current(name: str, files: list[str], restart: bool = True) -> Result:
             )
         wrong = _query(
             "postgres",
-            # What waits for a restart is an error there too, and no mistake.
+            # What waits for a restart is an error there too, and no mistake; a setting that
+            # left the files has no file.
             """SELECT coalesce(json_agg(concat_ws(': ', file.sourcefile, file.name, file.error)), '[]')
                FROM pg_file_settings file LEFT JOIN pg_settings setting ON setting.name = file.name
-               WHERE file.error IS NOT NULL AND setting.pending_restart IS NOT TRUE""",
+               WHERE file.error IS NOT NULL AND file.sourcefile IS NOT NULL
+                   AND setting.pending_restart IS NOT TRUE""",
         )
         if wrong:
             return _failed(name, f"PostgreSQL does not take its settings: {'; '.join(wrong)}")

@@ -216,3 +216,30 @@ def test_unknown_version(place: Place) -> None:
     place.load(SCHEMA)
     place.hub = ""
     assert "which version of Koji" in place.upgrade()["comment"]
+
+
+def test_settings_that_wait_for_a_restart(place: Place) -> None:
+    """One that left the files, and one that came: a reload has to leave both, and neither is a mistake."""
+    config = place.cluster.directory / "data/postgresql.conf"
+    before = config.read_text()
+    assert "\ndynamic_shared_memory_type" in before
+    reloads: list[str] = []
+
+    def reload(name: str) -> None:
+        reloads.append(name)
+        place.states._psql("postgres", "SELECT pg_reload_conf()")
+
+    place.states.__salt__["service.reload"] = reload
+    try:
+        kept = before.replace("\ndynamic_shared_memory_type", "\n#") + "\nmax_connections = 77\n"
+        config.write_text(kept)
+        ret = place.states.current("postgresql", [str(config)], restart=False)
+        assert (ret["result"], ret["changes"]) == (True, {"postgresql": "reloaded"}), ret
+        config.write_text(kept + "work_mem = plenty\n")
+        ret = place.states.current("postgresql", [str(config)], restart=False)
+        assert ret["result"] is False and f"{config}: work_mem" in ret["comment"], ret
+        assert "max_connections" not in ret["comment"] and "dynamic" not in ret["comment"]
+    finally:
+        config.write_text(before)
+        place.states._psql("postgres", "SELECT pg_reload_conf()")
+    assert len(reloads) == 2
