@@ -42,7 +42,7 @@ def test_page(host):
     host.says("sh", "-c", f"umask 077; cat {host.pki}/host.crt {host.pki}/host.key > {pair}")
     url = f"https://{host.name}/prometheus/"
     try:
-        status, body = host.get(f"{url}alerts", cert=pair)
+        status, body = host.get(f"{url}graph", cert=pair)
     finally:
         host.says("rm", pair)
     assert status == 200 and "Prometheus" in body
