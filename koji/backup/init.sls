@@ -69,9 +69,9 @@ koji-backup-config:
     - require:
       - pkg: koji-backup-packages
 
-{%- for unit, what, words, calendar in (
-      ('koji-backup', 'Back up what this host has of the build environment', 'run', backup.calendar),
-      ('koji-backup-verify', 'Read the newest backup in full', 'verify', backup.verify_calendar),
+{%- for unit, what, commands, calendar in (
+      ('koji-backup', 'Back up what this host has of the build environment', ['run'], backup.calendar),
+      ('koji-backup-verify', 'Read the newest backup in full, and hold this host against it', ['verify', 'verify --live'], backup.verify_calendar),
     ) %}
 {%- for kind in ('service', 'timer') %}
 {{ unit }}-{{ kind }}:
@@ -80,7 +80,7 @@ koji-backup-config:
     - source: salt://koji/backup/files/backup.{{ kind }}.jinja
     - template: jinja
     - mode: '0644'
-    - context: {{ {'what': what, 'words': words, 'calendar': calendar, 'path': backup.path,
+    - context: {{ {'what': what, 'commands': commands, 'calendar': calendar, 'path': backup.path,
                    'program': backup.program_dir ~ '/koji_backup.py'} | tojson }}
 {%- endfor %}
 

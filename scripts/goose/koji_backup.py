@@ -325,6 +325,41 @@ def verify(generation: Generation, parts: Mapping[str, Part], hashed: bool, show
     return verdict
 
 
+def verify_live(generation: Generation, parts: Mapping[str, Part], show: Show) -> Verdict:
+    """Hold this host's own files against a generation: bits that have changed where size and time have not.
+
+    Nobody's hand leaves both as they were, and the next backup would not look at such a file. What is newer than the
+    backup is left out, of git and databases the files; git itself is asked.
+    """
+    verdict = Verdict(generation.name)
+    sums = generation.sums()
+    for part in parts.values():
+        if part.name not in generation.about["parts"] or part.kind not in ("volume", "git", "tree"):
+            continue
+        source = generation.place(part)
+        top = f"{source.name}/"
+        alike = {}
+        for name, digest in sums.items():
+            below = name[len(top) :]
+            if name.startswith(top) and _unchanged(source / below, part.path / below):
+                alike[below] = digest
+        verdict.files += len(alike)
+        _, damaged = files.compare(part.path, alike, True, show)
+        verdict.damaged += [str(part.path / name) for name in damaged]
+        if part.kind == "git":
+            _verify_git(part.path, verdict)
+    return verdict
+
+
+def _unchanged(source: Path, path: Path) -> bool:
+    """Whether a file has the size and the time that it had when it was backed up, as rsync tells."""
+    try:
+        was, now = source.stat(), path.stat()
+    except OSError:
+        return False
+    return (was.st_size, int(was.st_mtime)) == (now.st_size, int(now.st_mtime))
+
+
 def _verify_git(path: Path, verdict: Verdict) -> None:
     for repository in files.repositories(path):
         said = files.fsck(repository)
@@ -396,6 +431,8 @@ def _parser() -> argparse.ArgumentParser:
     judged.add_argument("generation", nargs="?", default="", help="its name (default: the newest)")
     judged.add_argument("--host", help="of another host, whose backups are seen here")
     judged.add_argument("--no-hash", action="store_true", help="read the database and look for files; hash nothing")
+    judged.add_argument("--live", action="store_true",
+                        help="judge this host's own files, by what the backup knows of them")  # fmt: skip
     for command in (made, listed, judged):
         command.add_argument("--json", action="store_true", help="print one JSON object on standard output")
     return parser
@@ -459,8 +496,14 @@ def _list(args: argparse.Namespace) -> int:
 def _verify(args: argparse.Namespace) -> int:
     config = Config.read(args.config)
     need_place(config)
-    directory = config.path / args.host if args.host else config.own
-    verdict = verify(choose(directory, args.generation), config.parts, not args.no_hash, progress("files read"))
+    if args.live and (args.host or args.no_hash):
+        raise BackupError("--live reads files of this host: leave out --host and --no-hash.", EXIT_USAGE)
+    generation = choose(config.path / args.host if args.host else config.own, args.generation)
+    show = progress("files read")
+    if args.live:
+        verdict = verify_live(generation, config.parts, show)
+    else:
+        verdict = verify(generation, config.parts, not args.no_hash, show)
     if args.json:
         print(json.dumps({**asdict(verdict), "good": verdict.good}))
     else:

@@ -106,7 +106,7 @@ def restore(
         if found:
             report.event, report.complete_builds, report.rpms = found.event, found.complete, found.rpms
         return report
-    with _stopped(parts, say):
+    with _stopped(parts, config.own / ".stopped", say):
         for part in sorted(parts, key=lambda part: ("volume", "tree", "git", "sealed", "database").index(part.kind)):
             say(f"restoring {part.name}")
             source = generation.place(part)
@@ -154,13 +154,25 @@ def _look(config: Config, generation: Generation, parts: Sequence[Part], over: s
 def _tree(part: Part, source: Path, sums: dict[str, str], hashed: bool, report: Report, show: Show) -> None:
     part.path.mkdir(parents=True, exist_ok=True)
     top_status = part.path.stat()
-    files.rsync(source, part.path, [f"--chown={part.owner}"] if part.owner else [])
+
+    def rsync() -> None:
+        files.rsync(source, part.path, [f"--chown={part.owner}"] if part.owner else [])
+
+    rsync()
     # The top itself is as the states have made it.
     os.chown(part.path, top_status.st_uid, top_status.st_gid)
     part.path.chmod(top_status.st_mode & 0o7777)
     top = f"{source.name}/"
     own = {name[len(top) :]: digest for name, digest in sums.items() if name.startswith(top)}
     missing, damaged = files.compare(part.path, own, hashed, show)
+    rotten = [name for name in damaged if files.sha256(source / name) == own[name]]
+    if rotten:
+        # Of the backup's size and time, so that rsync has left them as they were.
+        for name in rotten:
+            (part.path / name).unlink()
+        rsync()
+        damaged = [name for name in damaged if name not in rotten]
+        missing += files.compare(part.path, {name: own[name] for name in rotten}, False, show)[0]
     report.files += len(own) - len(missing)
     report.wrong += [f"{part.path / name} did not come back." for name in missing]
     report.wrong += [f"{part.path / name} is not what was backed up: the backup is damaged there." for name in damaged]
@@ -180,18 +192,24 @@ def _database(part: Part, source: Path, found: Contents | None, report: Report) 
 
 
 @contextmanager
-def _stopped(parts: Sequence[Part], say: Say) -> Iterator[None]:
-    """The parts' services do not run for a while; those that ran are started again, whatever happens."""
+def _stopped(parts: Sequence[Part], note: Path, say: Say) -> Iterator[None]:
+    """The parts' services do not run for a while; those that ran are started again, whatever happens.
+
+    A run that is killed leaves them stopped, and in ``note`` which: the next one starts them.
+    """
     names = dict.fromkeys(service for part in parts for service in part.services)
-    running = [name for name in names if _is_active(name)]
+    earlier = note.read_text(encoding="utf-8").split() if note.exists() else []
+    running = [name for name in names if name in earlier or _is_active(name)]
     if running:
         say(f"stopping {', '.join(running)}")
+        note.write_text("\n".join(running), encoding="utf-8")
         run(["systemctl", "stop", *running])
     try:
         yield
     finally:
         if running:
             run(["systemctl", "start", *running])
+            note.unlink()
 
 
 def _is_active(unit: str) -> bool:

@@ -51,6 +51,10 @@ def git(*words: str, **kwargs: Any) -> str:
     return subprocess.run(command, check=True, capture_output=True, text=True, **kwargs).stdout.strip()
 
 
+class Killed(Exception):
+    """What kill -9 is here."""
+
+
 class Site:
     """A hub with its volume, and repositories beside it; each test has a database of its own."""
 
@@ -130,6 +134,9 @@ class Site:
 
     def verify(self, hashed: bool = True) -> backup.Verdict:
         return backup.verify(self.newest(), self.parts, hashed, still)
+
+    def verify_live(self) -> backup.Verdict:
+        return backup.verify_live(self.newest(), self.parts, still)
 
     def restore(self, *names: str, **kwargs: Any) -> restores.Report:
         parts = [self.parts[name] for name in names or self.parts]
@@ -273,6 +280,34 @@ def test_damage_heals(site: Site) -> None:
     assert site.verify().damaged == [name]
     site.run(checksum=True)
     assert site.verify().good
+
+
+def test_rot_of_what_was_backed_up(site: Site) -> None:
+    """Bits of the host's own files change behind its back: found by what the backup knows, and brought back."""
+    rpm = site.build("bash")
+    (site.tree / "a.tar").write_bytes(b"archive")
+    site.commit("rpms/bash", "text")
+    site.run()
+    assert site.verify_live().good and site.verify_live().files > 3
+    whole = rpm.read_bytes()
+    damage(rpm)
+    site.run()
+    (site.tree / "a.tar").write_bytes(b"another, of today")
+    verdict = site.verify_live()
+    assert (verdict.damaged, verdict.status) == ([str(rpm)], 1)
+    report = site.restore("volume", over=HOST)
+    assert report.wrong == [] and rpm.read_bytes() == whole
+    assert site.verify_live().good
+
+
+def test_rot_of_a_repository(site: Site) -> None:
+    commit = site.commit("rpms/bash", "text")
+    site.run()
+    loose = site.git / "rpms/bash.git/objects" / commit[:2] / commit[2:]
+    loose.chmod(0o600)
+    damage(loose)
+    verdict = site.verify_live()
+    assert str(loose) in verdict.damaged and "bash.git is not whole" in verdict.failures[0]
 
 
 def test_missing_and_foreign_files(site: Site) -> None:
@@ -492,6 +527,33 @@ def test_damaged_backup_comes_back_told(site: Site) -> None:
     site.new_database()
     report = site.restore("volume", "database")
     assert report.status == 1 and f"{rpm} is not what was backed up" in report.wrong[0]
+
+
+def test_services_of_a_killed_run(site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """It has stopped them, and could start none; the next run finds them stopped, and starts them."""
+    site.build("bash")
+    site.run()
+    ran: list[list[str]] = []
+    active = True
+    monkeypatch.setattr(restores, "run", ran.append)
+    monkeypatch.setattr(restores, "_is_active", lambda unit: active)
+    part = Part("volume", "volume", site.volume, services=("apache2",))
+
+    def killed(*args: Any) -> None:
+        raise Killed
+
+    with monkeypatch.context() as context:
+        context.setattr(restores, "_tree", killed)
+        # kill -9 runs no `finally`.
+        context.setattr(restores, "run", lambda words: ran.append(words) if "stop" in words else killed())
+        with pytest.raises(Killed):
+            restores.restore(site.config, site.newest(), [part])
+    active = False
+    restores.restore(site.config, site.newest(), [part])
+    assert ran == [["systemctl", "stop", "apache2"]] * 2 + [["systemctl", "start", "apache2"]]
+    ran.clear()
+    restores.restore(site.config, site.newest(), [part])
+    assert ran == []
 
 
 def test_parts_that_are_not_there(site: Site) -> None:
@@ -714,6 +776,8 @@ def test_commands(site: Site) -> None:
     assert done.returncode == 0, done.stderr
     assert "database.dump" in content(site.path / "into")
     assert command(site, "koji_restore.py", "--into", str(site.path / "into")).returncode == 2
+    assert command(site, "koji_backup.py", "verify", "--live").returncode == 0
+    assert "leave out" in command(site, "koji_backup.py", "verify", "--live", "--no-hash").stderr
     damage(site.newest().path / "database.dump")
     done = command(site, "koji_backup.py", "verify")
     assert (done.returncode, "NOT GOOD" in done.stdout) == (1, True)

@@ -1,0 +1,243 @@
+"""kill -9 of every service, and of every program that works for a while, at random points."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from estate import Estate, ended, start_on
+from goose.lab.host import Host
+from koji_client import wait_for
+
+if TYPE_CHECKING:
+    pass
+
+Note = Callable[..., None]
+
+# Role -> units that run all the time; every host has the first.
+SERVICES = {
+    "": ["salt-minion", "goose-exporter"],
+    "salt.master": ["salt-master"],
+    "koji.db": ["postgresql@15-main"],
+    "koji.hub": ["apache2"],
+    "koji.kojira": ["kojira"],
+    "koji.builder": ["kojid"],
+    "lookaside": ["apache2"],
+    "scm": ["ssh"],
+    "monitoring": ["prometheus"],
+    "mash": ["apache2"],
+}
+KILLS = 3
+
+
+def units(host: Host) -> list[str]:
+    return [unit for role, names in SERVICES.items() if not role or role in host.roles for unit in names]
+
+
+def main_pid(host: Host, unit: str) -> int:
+    said = host.run(
+        ["systemctl", "show", "--value", "--property=MainPID,ActiveState", unit], check=False
+    ).stdout.split()
+    return int(said[0]) if len(said) == 2 and said[1] == "active" else 0
+
+
+def another(host: Host, unit: str, before: int) -> bool:
+    """Whether it runs, and is not what ran before."""
+    return main_pid(host, unit) not in (0, before)
+
+
+def test_services(estate: Estate, note: Note, dice: random.Random) -> None:
+    """Each with all its processes, on each host, in random order and while packages are built: each is back by itself."""
+    tasks = [estate.scratch(f"lab-fault-kill{number}", "sleep 5") for number in range(8)]
+    every = [(host, unit) for host in estate.lab.hosts for unit in units(host)]
+    dice.shuffle(every)
+    seconds: dict[str, float] = {}
+    for host, unit in every:
+        before = main_pid(host, unit)
+        assert before, f"{unit} does not run on {host.name}"
+        time.sleep(dice.random())
+        start = time.monotonic()
+        host.run(["systemctl", "kill", "--kill-who=all", "--signal=KILL", unit])
+        wait_for(partial(another, host, unit, before), f"{unit} on {host.name} to be started again", 90)
+        seconds[unit] = max(seconds.get(unit, 0), time.monotonic() - start)
+    estate.back()
+    states = [estate.hub.wait_for_task(number, 400) for number in tasks]
+    assert states == ["CLOSED"] * len(tasks), states
+    for unit, most in sorted(seconds.items()):
+        hosts = ", ".join(host.name for host, name in every if name == unit)
+        note(
+            f"kill -9 of {unit}",
+            hosts,
+            "what it was at stands still",
+            f"systemd, after {max(1, round(most))} s; builds went on",
+        )
+
+
+@dataclass(frozen=True)
+class Script:
+    """A program that works for a while."""
+
+    program: str
+    role: str
+    line: str
+    """Shell, on a host with the role."""
+    before: str = "true"
+    """Shell that gives it something to do, before each start; `forget` for signatures."""
+    good: str = "true"
+    """Shell that finds what it has made whole, once it has ended by itself."""
+    again: str = "run again it does what is left"
+
+
+LIB = "/usr/local/lib/goose"
+SALT = "/srv/salt/scripts"
+MASH = "runuser -u goose-mash --"
+FAULT = "/var/tmp/fault-mash"
+# A repository of the same tag, with other contents each time.
+MASH_BEFORE = f"""
+mkdir -p {FAULT}; cp /etc/mash/mash.conf {FAULT}/
+sed 's/^.goose-1.$/[fault]/' /etc/mash/goose-1.mash >{FAULT}/fault.mash
+n=$(cat {FAULT}/n 2>/dev/null || echo 0); echo $((n+1)) >{FAULT}/n
+test $((n%2)) = 1 || sed -i 's/^multilib = True/multilib = False/' {FAULT}/fault.mash
+chown -R goose-mash {FAULT}
+"""
+MASH_GOOD = f"""
+dnf -q --repofrompath=fault,/srv/repos/fault/x86_64/os --repo=fault --setopt=cachedir={FAULT}/dnf repoquery >{FAULT}/found
+grep -q goose-release {FAULT}/found
+"""
+SEALED = "systemd-creds decrypt --name=signing-goose-1 /etc/credstore.encrypted/signing-goose-1 -"
+SIGN = f"{SEALED} | runuser -u goose-sign -- {LIB}/sigulsign_unsigned.py goose-1 --passphrase-fd 0"
+OLD_SCRATCH = """
+cd /mnt/koji/scratch; mkdir -p fault; cd fault
+for n in $(seq 300); do mkdir -p task_9$n/x; touch task_9$n/x/a; done
+find . -exec touch -h -d '60 days ago' {} +
+"""
+SRPM = "/var/tmp/lab-tests/rebuild"
+NEW_SRPM = f"""
+rm -rf {SRPM}; mkdir -p {SRPM}; cd {SRPM}
+printf '%s\\n' 'Name: lab-fault-rebuild' "Version: $(date +%s)" 'Release: 1' 'Summary: x' 'License: MIT' >x.spec
+printf '%s\\n' 'BuildArch: noarch' '%description' 'x' '%files' >>x.spec
+rpmbuild --quiet -bs --define "_srcrpmdir $PWD" x.spec
+"""
+SCRIPTS = [
+    Script("mash_repo.py", "mash", f"{MASH} {LIB}/mash_repo.py fault --config {FAULT}", MASH_BEFORE, MASH_GOOD),
+    Script(
+        "compose_iso.py", "pungi", f"{MASH} {LIB}/compose_iso.py 1 testing fault --force", "true",
+        "find /srv/compose -path '*fault*' -name '*.iso' | grep -q .",
+    ),
+    Script(
+        "sigulsign_unsigned.py", "sigul.client", SIGN, "forget",
+        f"{SIGN} --just-list --json | tr -d ' ' | grep -q '.unsigned.:\\[\\]'",
+    ),
+    Script("koji_backup.py run", "koji.db", f"{LIB}/koji_backup.py run", "true", f"{LIB}/koji_backup.py verify"),
+    Script("koji_backup.py verify", "koji.db", f"{LIB}/koji_backup.py verify"),
+    Script(
+        "koji_restore.py", "koji.db", f"{LIB}/koji_restore.py --part volume --over $(cat /etc/hostname)", "true",
+        "systemctl is-active apache2 kojira",
+    ),
+    Script(
+        "koji_clean.py volume", "koji.gc", f"{LIB}/koji_clean.py volume --remove", OLD_SCRATCH,
+        "! ls /mnt/koji/scratch/fault 2>/dev/null | grep -q task_9",
+    ),
+    Script(
+        "lookaside_fsck.py", "lookaside",
+        f"runuser -u $(stat -c %U /srv/lookaside) -- {LIB}/lookaside_fsck.py --from-start",
+    ),
+    Script(
+        "srpm_import.py", "koji.content", f"{SALT}/srpm_import.py --branch fault$N /var/tmp/lab-srpms/*.src.rpm",
+        good="git ls-remote https://$SCM/git/rpms/logrotate refs/heads/fault$N | grep -q .",
+    ),
+    Script(
+        "koji_rebuild.py", "koji.content", f"{SALT}/koji_rebuild.py --profile goose goose-1 {SRPM}/*.src.rpm", NEW_SRPM,
+        "koji -p goose list-builds --package=lab-fault-rebuild --quiet | grep -q COMPLETE",
+        "run again it waits for the same task",
+    ),
+    Script(
+        "koji_export.py", "koji.content", f"{SALT}/koji_export.py --profile goose --output /var/tmp/fault.yaml",
+        "rm -f /var/tmp/fault.yaml", "grep -q goose-1-build /var/tmp/fault.yaml",
+    ),
+    Script("koji_builder.py canary", "koji.content", f"{SALT}/koji_builder.py canary $BUILDER"),
+    Script(
+        "koji_builder.py drain", "koji.content", f"{SALT}/koji_builder.py drain $BUILDER",
+        f"{SALT}/koji_builder.py enable $BUILDER || true", f"{SALT}/koji_builder.py enable $BUILDER",
+    ),
+    Script("pki_report.py", "pki.ca", f"{SALT}/pki_report.py"),
+    Script(
+        "salt-call state.apply", "koji.kojira", "salt-call --retcode-passthrough state.apply",
+        "rm -f /etc/kojira/kojira.conf", "grep -q '^server' /etc/kojira/kojira.conf; systemctl is-active kojira", "applied again it does what is left",
+    ),
+]  # fmt: skip
+
+
+def place(words: str, estate: Estate, turn: int) -> str:
+    """A shell line, with what the lab's hosts are called."""
+    builder = estate.lab.need_role("koji.builder").fqdn
+    return f"export BUILDER={builder} SCM={estate.lab.need_role('scm').fqdn} N={turn}; {words}"
+
+
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.program)
+def test_programs(script: Script, estate: Estate, note: Note, dice: random.Random) -> None:
+    """Killed with all that it has started, at three random points of its time; then it is run again, and all is whole."""
+    host = estate.lab.need_role(script.role)
+    turn = int(time.time())
+
+    def prepare() -> None:
+        if script.before == "forget":
+            estate.forget_signatures()
+            return
+        host.run(["bash", "-euo", "pipefail", "-c", place(script.before, estate, turn)])
+
+    def start() -> Any:
+        return start_on(host, "bash", "-euo", "pipefail", "-c", place(script.line, estate, turn))
+
+    prepare()
+    begun = time.monotonic()
+    status, said = ended(start())
+    assert status == 0, said
+    seconds = time.monotonic() - begun
+    published = {name: estate.manifest(name) for name in estate.repositories()}
+    killed = []
+    for _ in range(KILLS):
+        turn += 1
+        prepare()
+        process = start()
+        killed.append(dice.uniform(0.05, 0.95) * seconds)
+        time.sleep(killed[-1])
+        # Its group, and what it has put into others: all whose ancestor it is.
+        for pid in [*descendants(process.pid), process.pid]:
+            try:
+                os.kill(pid, signal.SIGKILL)
+            except ProcessLookupError:
+                continue
+        process.wait(timeout=30)
+        # What people see is one repository or the other, and never a part.
+        for name in published:
+            json.loads(estate.manifest(name))
+    status, said = ended(start())
+    assert status == 0, f"killed after {killed} of {seconds:.1f} s; then: {said}"
+    host.run(["bash", "-euo", "pipefail", "-c", place(script.good, estate, turn)])
+    points = ", ".join(f"{point / seconds:.0%}" for point in killed)
+    note(f"kill -9 of {script.program}", host.name, f"it ends, at {points} of its time", script.again)
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes below a process, the deepest first."""
+    found: list[int] = []
+    for entry in os.listdir("/proc"):
+        if entry.isdigit():
+            try:
+                with open(f"/proc/{entry}/stat", encoding="utf-8") as stream:
+                    parent = int(stream.read().rpartition(")")[2].split()[1])
+            except (OSError, ValueError):
+                continue
+            if parent == pid:
+                found += [*descendants(int(entry)), int(entry)]
+    return found
