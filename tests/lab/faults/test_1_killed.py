@@ -172,7 +172,8 @@ SCRIPTS = [
     Script("pki_report.py", "pki.ca", f"{SALT}/pki_report.py"),
     Script(
         "salt-call state.apply", "koji.kojira", "salt-call --retcode-passthrough state.apply",
-        "rm -f /etc/kojira/kojira.conf", "grep -q '^server' /etc/kojira/kojira.conf; systemctl is-active kojira", "applied again it does what is left",
+        "rm -f /etc/kojira/kojira.conf", "grep -q '^server' /etc/kojira/kojira.conf; systemctl is-active kojira",
+        "applied again it does what is left",
     ),
 ]  # fmt: skip
 
