@@ -46,12 +46,6 @@ def cluster() -> Iterator[postgres.Cluster]:
         yield found
 
 
-@pytest.fixture(autouse=True)
-def no_flush(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What others on this machine have not yet written to its disk is not waited for."""
-    monkeypatch.setattr(files, "flush", lambda path: None)
-
-
 def git(*words: str, **kwargs: Any) -> str:
     command = ["git", "-c", "user.name=x", "-c", "user.email=x@example.org", *words]
     return subprocess.run(command, check=True, capture_output=True, text=True, **kwargs).stdout.strip()
