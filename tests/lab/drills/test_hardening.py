@@ -37,9 +37,13 @@ def may_reach(lab: labs.Lab, source: Host, target: Host) -> set[int]:
 
 
 def scan(source: Host, targets: list[Host]) -> dict[str, set[int]]:
-    """Every TCP port of ``targets`` that is open to ``source``, by address: nmap of this machine in its network."""
+    """TCP ports of ``targets`` that are open to ``source``, by address: nmap of this machine in its network.
+
+    The first 10,000, and all others that any of them listens on: more cannot be open, and would take an hour.
+    """
+    ports = ",".join(["1-10000", *(str(port) for port in sorted(set().union(*map(listening, targets))) if port > 10000)])
     line = ["nsenter", "--net", f"--target={source.leader()}", "--", "nice", "-n", "19"]
-    line += ["nmap", "-sS", "-Pn", "-n", "-p1-65535"]
+    line += ["nmap", "-sS", "-Pn", "-n", f"-p{ports}"]
     # Each port is asked twice where nothing answers; all is one bridge of this machine.
     line += ["--max-retries=1", "--min-rate=25000", "--min-hostgroup=16", "-T5", "--host-timeout=15m", "-oX", "-"]
     done = subprocess.run([*line, *(host.address for host in targets)], capture_output=True, text=True, check=True)
@@ -78,7 +82,7 @@ def stray(lab: labs.Lab) -> Iterator[Host]:
 
 
 def test_hosts_find_only_what_is_declared(lab: labs.Lab, stray: Host) -> None:
-    """From every host, all 65535 ports of every other; a server that no role declares among them."""
+    """From every host, the ports of every other; a server that no role declares among them."""
     wrong, looked = [], 0
     for source in lab.hosts:
         targets = [host for host in lab.hosts if host != source]
