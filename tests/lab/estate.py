@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from goose.lab import lab as labs
 from goose.lab.host import Host
-from koji_client import Hub, wait_for
+from koji_client import Hub, make_srpm, wait_for
 
 if TYPE_CHECKING:
     from conftest import Command
@@ -82,18 +82,18 @@ class Estate:
         """The published manifest of a repository, as anybody downloads it."""
         return self.lab.get(f"https://{self.lab.need_role('mash').fqdn}/repos/{name}/mash.json").decode()
 
-    def submit(self, name: str, *lines: str, install: str = "true") -> subprocess.CompletedProcess[str]:
+    def submit(self, name: str, *lines: str, install: str = "") -> subprocess.CompletedProcess[str]:
         """Submit a scratch build whose %build runs the lines that are given, as people do."""
-        spec = SPEC.format(name=name, build="\n".join(lines), install=install)
-        directory = f"/var/tmp/lab-tests/{name}"
-        script = (
-            f"rm -rf {directory} && mkdir -p {directory} && cat >{directory}/x.spec"
-            f" && rpmbuild --quiet -bs --define '_srcrpmdir {directory}' {directory}/x.spec >/dev/null"
-            f" && koji -p goose build --scratch --nowait --noprogress goose-1 {directory}/*.src.rpm"
-        )
-        return self.lab.need_role("koji.content").run(["sh", "-c", script], stdin=spec, check=False)
+        host = self.lab.need_role("koji.content")
 
-    def scratch(self, name: str, *lines: str, install: str = "true") -> int:
+        def run(*words: str, stdin: str | None = None) -> str:
+            return host.run(words, stdin=stdin).stdout
+
+        path = make_srpm(run, host.root, name, lines, install).relative_to(host.root)
+        command = ["koji", "-p", "goose", "build", "--scratch", "--nowait", "--noprogress", "goose-1", f"/{path}"]
+        return host.run(command, check=False)
+
+    def scratch(self, name: str, *lines: str, install: str = "") -> int:
         """The task of a scratch build that was submitted."""
         done = self.submit(name, *lines, install=install)
         assert done.returncode == 0, done.stderr
@@ -136,25 +136,6 @@ def answered(hub: Hub, names: list[str]) -> dict[str, float] | None:
         return {name: float(hub("getLastHostUpdate", hub("getHost", name)["id"], ts=True)) for name in names}
     except (OSError, ValueError):
         return None
-
-
-SPEC = """\
-Name: {name}
-Version: 1
-Release: 1
-Summary: A package of the lab's tests
-License: MIT
-BuildArch: noarch
-%description
-A package of the lab's tests.
-%build
-{build}
-%install
-mkdir -p %{{buildroot}}/usr/share/{name}
-{install}
-%files
-/usr/share/{name}
-"""
 
 
 def ended(process: subprocess.Popen[str], seconds: float = 300) -> tuple[int, str]:

@@ -123,17 +123,22 @@ A package of the lab's tests.
 {build}
 %install
 mkdir -p %{{buildroot}}/usr/share/{name}
+{install}
 %files
 /usr/share/{name}
 """
 
 
-def make_srpm(run: Callable[..., str], host_root: Path, name: str, build: Sequence[str]) -> Path:
+def make_srpm(
+    run: Callable[..., str], host_root: Path, name: str, build: Sequence[str] = (), install: str = ""
+) -> Path:
     """A source RPM whose %build runs the lines ``build``, made anew on a host that has rpmbuild.
+
+    ``install`` is a line that puts more into ``/usr/share/NAME``.
 
     ``run`` runs a command on that host, and ``host_root`` is its file system as this machine sees it.
     """
-    spec = SPEC.format(name=name, version=int(time.time()), build="\n".join(build))
+    spec = SPEC.format(name=name, version=int(time.time()), build="\n".join(build), install=install)
     directory = f"/var/tmp/lab-tests/{name}"
     script = (
         f"rm -rf {directory} && mkdir -p {directory} && cat >{directory}/{name}.spec"
