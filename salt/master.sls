@@ -26,7 +26,8 @@ salt-master-config:
     - template: jinja
     - mode: '0644'
     - makedirs: true
-    - context: {{ {'settings': salt_settings, 'peer': peer} | tojson }}
+    - context: {{ {'settings': salt_settings, 'peer': peer,
+                   'worker_threads': salt_settings.worker_threads or pillar['hosts'] | length + 5} | tojson }}
 
 {%- set keydir = salt_settings.gpg_keydir %}
 {%- set public = salt_settings.gpg_public %}

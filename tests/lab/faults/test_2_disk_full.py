@@ -22,22 +22,29 @@ Note = Callable[..., None]
 LIB = "/usr/local/lib/goose"
 
 
+# directory, KiB left: a small disk over it, with what was in it.
+SMALL = """
+set -e
+kept=$(mktemp -d /var/tmp/small.XXXX)
+cp -a "$1/." "$kept/"
+used=$(du -sk "$kept" | cut -f1)
+mount -t tmpfs -o size=$((used * 2 + $2 + 8192))k,nr_inodes=0 full "$1"
+chown --reference="$kept" "$1"; chmod --reference="$kept" "$1"
+cp -a "$kept/." "$1/"
+rm -rf "$kept"
+dd if=/dev/zero of="$1/.ballast" bs=64k 2>/dev/null || true
+truncate -s "-$2K" "$1/.ballast"
+"""
+
+
 @contextlib.contextmanager
 def small(host: Host, directory: str, free_kib: int) -> Iterator[None]:
-    """``directory`` with what it has, on a disk with so much room more."""
-    used = int(host.run(["du", "-sk", "--apparent-size", directory]).stdout.split()[0])
-    script = (
-        'set -e; m=$(mktemp -d); mount -t tmpfs -o size=$2k,mode=$(stat -c %a "$1") full "$m"; cp -a "$1/." "$m/";'
-        ' chown --reference="$1" "$m"; dd if=/dev/zero of="$m/.ballast" bs=1k 2>/dev/null || true;'
-        ' truncate -s -$3k "$m/.ballast"; mount --move "$m" "$1"; rmdir "$m"'
-    )
-    size = int(used * 1.3) + free_kib + 4096
-    host.run(["mount", "--make-private", "/"], check=False)
-    host.run(["bash", "-c", script, "small", directory, str(size), str(free_kib)])
+    """``directory``, and what is in it, is on a disk that has so much room left."""
+    host.run(["sh", "-c", SMALL, "small", directory, str(free_kib)])
     try:
         yield
     finally:
-        # What has a file open there has it until it is started anew.
+        # Who has a file open there has it until it is closed.
         host.run(["umount", "--lazy", directory])
 
 
