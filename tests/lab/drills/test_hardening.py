@@ -41,9 +41,9 @@ def scan(source: Host, targets: list[Host]) -> dict[str, set[int]]:
 
     The first 10,000, and all others that any of them listens on: more cannot be open, and would take an hour.
     """
-    ports = ",".join(["1-10000", *(str(port) for port in sorted(set().union(*map(listening, targets))) if port > 10000)])
+    asked = ",".join(["1-10000", *(str(port) for port in sorted(set().union(*map(listening, targets))) if port > 10000)])
     line = ["nsenter", "--net", f"--target={source.leader()}", "--", "nice", "-n", "19"]
-    line += ["nmap", "-sS", "-Pn", "-n", f"-p{ports}"]
+    line += ["nmap", "-sS", "-Pn", "-n", f"-p{asked}"]
     # Each port is asked twice where nothing answers; all is one bridge of this machine.
     line += ["--max-retries=1", "--min-rate=25000", "--min-hostgroup=16", "-T5", "--host-timeout=15m", "-oX", "-"]
     done = subprocess.run([*line, *(host.address for host in targets)], capture_output=True, text=True, check=True)
