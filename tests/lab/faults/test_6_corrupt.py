@@ -221,8 +221,8 @@ def key(estate: Estate) -> Iterator[Any]:
 SEALED = [
     ("sigul.client", "signing", "find /var/lib/goose-sign/gnupg/private-keys-v1.d -name '*.key'",
      "systemctl start signing-goose-1.service"),
-    ("pki.ca", "ca", "find /etc/pki/goose-ca -name '*.key'",
-     "rm -f /etc/pki/goose/host.crt; salt-call --retcode-passthrough state.apply pki"),
+    ("pki.ca", "ca", "find /etc/pki/goose-ca -type f -name '*.key'",
+     "rm -f /etc/pki/goose/host.crt; salt-call --retcode-passthrough state.apply pki.ca,pki"),
 ]  # fmt: skip
 
 
@@ -244,6 +244,8 @@ def test_keys(estate: Estate, note: Note, key: Any, role: str, part: str, line: 
         ]
     )
     assert host.run(["sh", "-c", use], check=False).returncode != 0
+    # Nobody makes another in its place: what the first has signed would be worth nothing.
+    assert host.run(["head", "-c", "7", path]).stdout == "damaged"
     restore = [
         f"{LIB}/koji_restore.py",
         "--part",
