@@ -101,9 +101,18 @@ class Boot:
         return "images/efiboot.img" if (self.directory / "images/efiboot.img").is_file() else ""
 
 
-def _run(
-    words: Sequence[str], what: str, cwd: Path | None = None, environment: Mapping[str, str] | None = None
+def run(
+    words: Sequence[str],
+    what: str,
+    environment: Mapping[str, str] | None = None,
+    cwd: Path | None = None,
+    error: type[Exception] = BootError,
 ) -> str:
+    """Standard output of a program.
+
+    Raises:
+        Exception: ``error``, with a sentence, where it fails.
+    """
     try:
         done = subprocess.run(
             list(words),
@@ -115,13 +124,13 @@ def _run(
             cwd=cwd,
             env={**os.environ, **(environment or {}), "LC_ALL": "C"},
         )
-    except OSError as error:
-        raise BootError(
-            f"{what}: {words[0]} cannot be run ({error.strerror}): apply the state pungi."
-        ) from error
+    except OSError as fault:
+        raise error(f"{what}: {words[0]} cannot be run ({fault.strerror}): apply the state pungi.") from fault
     if done.returncode:
-        said = (done.stderr.strip() or done.stdout.strip() or "it said nothing").splitlines()[-1]
-        raise BootError(f"{what}: {words[0]} ended with status {done.returncode}: {said}")
+        lines = [line for line in (done.stdout + done.stderr).splitlines() if line.strip()]
+        told = [line for line in lines if re.search(r"FAILURE|FATAL|SORRY|ERROR|error", line)]
+        last = (told or lines or ["it said nothing"])[-1].strip()
+        raise error(f"{what}: {words[0]} ended with status {done.returncode}: {last}")
     return done.stdout
 
 
@@ -150,11 +159,11 @@ def _relabel(directory: Path, label: str, work: Path) -> None:
             inside = f"::/EFI/BOOT/{name}"
             out = work / name
             try:
-                _run(["mcopy", "-n", "-i", str(copy), inside, str(out)], "The EFI image")
+                run(["mcopy", "-n", "-i", str(copy), inside, str(out)], "The EFI image")
             except BootError:
                 continue
             out.write_text(relabelled(out.read_text(encoding="utf-8"), label), encoding="utf-8")
-            _run(["mcopy", "-o", "-i", str(copy), str(out), inside], "The EFI image")
+            run(["mcopy", "-o", "-i", str(copy), str(out), inside], "The EFI image")
         image.unlink()
         copy.replace(image)
 
@@ -219,7 +228,7 @@ def from_lorax(settings: Settings, values: Mapping[str, str], label: str, arch: 
         raise BootError(
             f"boot.command has a placeholder that there is not ({error}): use {', '.join(names)}."
         ) from error
-    _run(words, "Boot media")
+    run(words, "Boot media")
     return from_tree(out, label, arch, work, "lorax")
 
 
@@ -294,9 +303,9 @@ def find_kernel(settings: Settings, cache: Path) -> Kernel:
         partial = kept / ".new"
         shutil.rmtree(partial, ignore_errors=True)
         partial.mkdir()
-        _run(["apt-get", "-q", "-o", "Acquire::Retries=3", "download", name], "The kernel", cwd=partial)
+        run(["apt-get", "-q", "-o", "Acquire::Retries=3", "download", name], "The kernel", cwd=partial)
         (archive,) = partial.glob("*.deb")
-        _run(["dpkg-deb", "--extract", str(archive), str(partial / "root")], "The kernel")
+        run(["dpkg-deb", "--extract", str(archive), str(partial / "root")], "The kernel")
         root = partial / "root"
         if len(list(root.glob("lib/modules/*"))) != 1 or len(list(root.glob("boot/vmlinuz-*"))) != 1:
             raise BootError(
@@ -312,7 +321,7 @@ def find_kernel(settings: Settings, cache: Path) -> Kernel:
 
 def _current_package(name: str) -> str:
     """The package that a meta-package stands for today: linux-image-cloud-amd64 -> linux-image-6.1.0-30-cloud-amd64."""
-    told = _run(["apt-cache", "--no-recommends", "--no-suggests", "depends", name], "The kernel")
+    told = run(["apt-cache", "--no-recommends", "--no-suggests", "depends", name], "The kernel")
     found = re.findall(r"^ +Depends: (linux-image-\S+)$", told, re.MULTILINE)
     return found[0] if found else name
 
@@ -343,7 +352,7 @@ def _modules(kernel: Kernel) -> dict[str, bytes]:
 
 
 def _libraries(program: Path) -> Iterator[Path]:
-    for path in re.findall(r"(/\S+)", _run(["ldd", str(program)], "The check of media")):
+    for path in re.findall(r"(/\S+)", run(["ldd", str(program)], "The check of media")):
         yield Path(path)
 
 
@@ -433,7 +442,7 @@ def _efi(label: str, work: Path, out: Path, epoch: int) -> None:
     )
     mkimage = next((name for name in ("grub-mkimage", "grub2-mkimage") if shutil.which(name)), "grub-mkimage")
     loader = work / "BOOTX64.EFI"
-    _run(
+    run(
         [
             mkimage,
             "--format=x86_64-efi",
@@ -451,13 +460,13 @@ def _efi(label: str, work: Path, out: Path, epoch: int) -> None:
     number = hashlib.sha256(label.encode()).hexdigest()[:8]
     with out.open("wb") as stream:
         stream.truncate(_EFI_KIB * 1024)
-    _run(
+    run(
         ["mformat", "-i", str(out), "-N", number, "-v", "GOOSE-EFI", "::"],
         "The EFI image",
         environment=environment,
     )
-    _run(["mmd", "-i", str(out), "::/EFI", "::/EFI/BOOT"], "The EFI image", environment=environment)
-    _run(
+    run(["mmd", "-i", str(out), "::/EFI", "::/EFI/BOOT"], "The EFI image", environment=environment)
+    run(
         ["mcopy", "-m", "-i", str(out), str(loader), "::/EFI/BOOT/BOOTX64.EFI"],
         "The EFI image",
         environment=environment,

@@ -10,14 +10,15 @@ import contextlib
 import os
 import re
 import shutil
-import subprocess
 import tempfile
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
+from functools import partial
 from pathlib import Path
 
+from goose import compose_boot
 from goose.compose_boot import MBR, Boot
 from goose.compose_config import Medium
 from goose.compose_gather import Comps
@@ -45,35 +46,7 @@ class MediaError(Exception):
     """A medium that cannot be made: a sentence."""
 
 
-def run(words: Sequence[str], what: str, environment: Mapping[str, str] | None = None) -> str:
-    """Standard output of a program.
-
-    Raises:
-        MediaError: where it fails.
-    """
-    try:
-        done = subprocess.run(
-            list(words),
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            check=False,
-            env={**os.environ, **(environment or {}), "LC_ALL": "C"},
-        )
-    except OSError as error:
-        raise MediaError(
-            f"{what}: {words[0]} cannot be run ({error.strerror}): apply the state pungi."
-        ) from error
-    if done.returncode:
-        lines = [line for line in (done.stderr + done.stdout).splitlines() if line.strip()]
-        told = (
-            [line for line in lines if re.search(r"FAILURE|FATAL|SORRY|ERROR|error", line)]
-            or lines
-            or ["it said nothing"]
-        )
-        raise MediaError(f"{what}: {words[0]} ended with status {done.returncode}: {told[-1].strip()}")
-    return done.stdout
+run = partial(compose_boot.run, error=MediaError)
 
 
 # What lies on a medium
