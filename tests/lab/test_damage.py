@@ -277,7 +277,7 @@ ROUND = [
         "CA's revocation list deleted", "salt",
         "rm /etc/pki/goose-ca/current/crl.pem",
         "! test -e /etc/pki/goose-ca/crl.pem",
-        "pki-ca-crl-",
+        "pki-ca-crl-1",
     ),
     Damage(
         "CA's directory opened", "salt",
