@@ -329,7 +329,7 @@ def verify_live(generation: Generation, parts: Mapping[str, Part], show: Show) -
     """Hold this host's own files against a generation: bits that have changed where size and time have not.
 
     Nobody's hand leaves both as they were, and the next backup would not look at such a file. What is newer than the
-    backup is left out, of git and databases the files; git itself is asked.
+    backup is left out. Git is asked of all of a repository.
     """
     verdict = Verdict(generation.name)
     sums = generation.sums()
@@ -337,12 +337,8 @@ def verify_live(generation: Generation, parts: Mapping[str, Part], show: Show) -
         if part.name not in generation.about["parts"] or part.kind not in ("volume", "git", "tree"):
             continue
         source = generation.place(part)
-        top = f"{source.name}/"
-        alike = {}
-        for name, digest in sums.items():
-            below = name[len(top) :]
-            if name.startswith(top) and _unchanged(source / below, part.path / below):
-                alike[below] = digest
+        own = files.below(sums, source.name)
+        alike = {name: digest for name, digest in own.items() if _unchanged(source / name, part.path / name)}
         verdict.files += len(alike)
         _, damaged = files.compare(part.path, alike, True, show)
         verdict.damaged += [str(part.path / name) for name in damaged]

@@ -137,6 +137,11 @@ def read_sums(path: Path) -> dict[str, str]:
     return found
 
 
+def below(sums: Mapping[str, str], top: str) -> dict[str, str]:
+    """The sums of what lies in the directory ``top`` of a generation, by paths below it."""
+    return {name[len(top) + 1 :]: digest for name, digest in sums.items() if name.startswith(f"{top}/")}
+
+
 def write_sums(path: Path, sums: Mapping[str, str]) -> None:
     """Write a ``SHA256SUMS``; names with a newline or a backslash as sha256sum writes them."""
     with path.open("w", encoding="utf-8", errors="surrogateescape", newline="\n") as stream:

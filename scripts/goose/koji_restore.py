@@ -115,7 +115,7 @@ def restore(
             elif part.kind == "sealed":
                 report.files += seals.unseal(source, part, Path("/"), gnupg_home, True)
             else:
-                _tree(part, source, sums, hashed, report, show)
+                _tree(part, source, files.below(sums, source.name), hashed, report, show)
             report.parts.append(part.name)
         volume = next((part for part in parts if part.kind == "volume"), None)
         if found and volume:
@@ -151,7 +151,7 @@ def _look(config: Config, generation: Generation, parts: Sequence[Part], over: s
     return found
 
 
-def _tree(part: Part, source: Path, sums: dict[str, str], hashed: bool, report: Report, show: Show) -> None:
+def _tree(part: Part, source: Path, own: dict[str, str], hashed: bool, report: Report, show: Show) -> None:
     part.path.mkdir(parents=True, exist_ok=True)
     top_status = part.path.stat()
 
@@ -162,8 +162,6 @@ def _tree(part: Part, source: Path, sums: dict[str, str], hashed: bool, report: 
     # The top itself is as the states have made it.
     os.chown(part.path, top_status.st_uid, top_status.st_gid)
     part.path.chmod(top_status.st_mode & 0o7777)
-    top = f"{source.name}/"
-    own = {name[len(top) :]: digest for name, digest in sums.items() if name.startswith(top)}
     missing, damaged = files.compare(part.path, own, hashed, show)
     rotten = [name for name in damaged if files.sha256(source / name) == own[name]]
     if rotten:
@@ -171,8 +169,8 @@ def _tree(part: Part, source: Path, sums: dict[str, str], hashed: bool, report: 
         for name in rotten:
             (part.path / name).unlink()
         rsync()
-        damaged = [name for name in damaged if name not in rotten]
-        missing += files.compare(part.path, {name: own[name] for name in rotten}, False, show)[0]
+        again = files.compare(part.path, {name: own[name] for name in damaged}, hashed, show)
+        missing, damaged = [*missing, *again[0]], again[1]
     report.files += len(own) - len(missing)
     report.wrong += [f"{part.path / name} did not come back." for name in missing]
     report.wrong += [f"{part.path / name} is not what was backed up: the backup is damaged there." for name in damaged]
@@ -195,21 +193,22 @@ def _database(part: Part, source: Path, found: Contents | None, report: Report) 
 def _stopped(parts: Sequence[Part], note: Path, say: Say) -> Iterator[None]:
     """The parts' services do not run for a while; those that ran are started again, whatever happens.
 
-    A run that is killed leaves them stopped, and in ``note`` which: the next one starts them.
+    A run that is killed leaves them stopped, and in ``note`` which: the next one of their parts starts them.
     """
     names = dict.fromkeys(service for part in parts for service in part.services)
     earlier = note.read_text(encoding="utf-8").split() if note.exists() else []
+    others = [name for name in earlier if name not in names]
     running = [name for name in names if name in earlier or _is_active(name)]
     if running:
         say(f"stopping {', '.join(running)}")
-        note.write_text("\n".join(running), encoding="utf-8")
+        note.write_text("\n".join([*running, *others]), encoding="utf-8")
         run(["systemctl", "stop", *running])
     try:
         yield
     finally:
         if running:
             run(["systemctl", "start", *running])
-            note.unlink()
+            note.write_text("\n".join(others), encoding="utf-8")
 
 
 def _is_active(unit: str) -> bool:

@@ -529,7 +529,7 @@ def test_damaged_backup_comes_back_told(site: Site) -> None:
     assert report.status == 1 and f"{rpm} is not what was backed up" in report.wrong[0]
 
 
-def test_services_of_a_killed_run(site: Site, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_services_of_a_killed_run(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """It has stopped them, and could start none; the next run finds them stopped, and starts them."""
     site.build("bash")
     site.run()
@@ -549,6 +549,8 @@ def test_services_of_a_killed_run(site: Site, monkeypatch: pytest.MonkeyPatch, t
         with pytest.raises(Killed):
             restores.restore(site.config, site.newest(), [part])
     active = False
+    # Of another part they are no business, and are not forgotten.
+    restores.restore(site.config, site.newest(), [Part("git", "git", site.git)], over=HOST)
     restores.restore(site.config, site.newest(), [part])
     assert ran == [["systemctl", "stop", "apache2"]] * 2 + [["systemctl", "start", "apache2"]]
     ran.clear()
