@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from goose.lab import lab as labs
+from goose.lab import seed
 from goose.lab.host import Host
+from goose.lab.run import run
 from koji_client import Hub, make_srpm, wait_for
 
 if TYPE_CHECKING:
     from conftest import Command
+
+# Where the scripts are on the hosts of their roles, and on the one that has the tree.
+LIB = "/usr/local/lib/goose"
+SALT = "/srv/salt/scripts"
+AS_MASH = ["runuser", "-u", "goose-mash", "--"]
+# Shell: all that is unsigned is signed, by hand.
+SIGN = (
+    "systemd-creds decrypt --name=signing-goose-1 /etc/credstore.encrypted/signing-goose-1 -"
+    f" | runuser -u goose-sign -- {LIB}/sigulsign_unsigned.py goose-1 --passphrase-fd 0"
+)
+
+Note = Callable[..., None]
+"""Notes a row of the table: fault, where, what comes of it, what brings it back."""
 
 
 def below(top: Path, pattern: str) -> dict[str, int]:
@@ -82,60 +100,85 @@ class Estate:
         """The published manifest of a repository, as anybody downloads it."""
         return self.lab.get(f"https://{self.lab.need_role('mash').fqdn}/repos/{name}/mash.json").decode()
 
-    def submit(self, name: str, *lines: str, install: str = "") -> subprocess.CompletedProcess[str]:
-        """Submit a scratch build whose %build runs the lines that are given, as people do."""
+    def source_rpm(self, name: str, *lines: str, install: str = "") -> str:
+        """Make a source RPM on the host with koji.content: its path there."""
         host = self.lab.need_role("koji.content")
 
-        def run(*words: str, stdin: str | None = None) -> str:
+        def on(*words: str, stdin: str | None = None) -> str:
             return host.run(words, stdin=stdin).stdout
 
-        path = make_srpm(run, host.root, name, lines, install).relative_to(host.root)
-        command = ["koji", "-p", "goose", "build", "--scratch", "--nowait", "--noprogress", "goose-1", f"/{path}"]
-        return host.run(command, check=False)
+        return f"/{make_srpm(on, host.root, name, lines, install).relative_to(host.root)}"
+
+    def submit(self, name: str, *lines: str, install: str = "") -> subprocess.CompletedProcess[str]:
+        """Submit a scratch build whose %build runs the lines that are given, as people do."""
+        srpm = self.source_rpm(name, *lines, install=install)
+        command = ["koji", "-p", "goose", "build", "--scratch", "--nowait", "--noprogress", "goose-1", srpm]
+        return self.lab.need_role("koji.content").run(command, check=False)
 
     def scratch(self, name: str, *lines: str, install: str = "") -> int:
         """The task of a scratch build that was submitted."""
         done = self.submit(name, *lines, install=install)
         assert done.returncode == 0, done.stderr
-        return int(
-            next(line for line in done.stdout.splitlines() if line.startswith("Created task:")).rsplit(
-                ":", 1
-            )[1]
-        )
+        return created(done.stdout)
 
     def forget_signatures(self) -> None:
         """There is something to sign: Koji knows of no signature of the release's packages any more."""
-        self.lab.need_role("koji.content").run(["/usr/bin/python3", "-c", FORGET])
+        rpms = self.hub("listTaggedRPMS", "goose-1", inherit=True)[0]
+        signed = [(rpm["id"], row["sigkey"]) for rpm in rpms for row in self.hub("queryRPMSigs", rpm_id=rpm["id"])]
+        # The one without a key is what Koji keeps of the unsigned RPM.
+        forget(self.lab.need_role("koji.content"), [(rpm, key) for rpm, key in signed if key])
 
     def back(self, up: bool = False) -> None:
         """All is well again, and Koji works: wait until it is so. ``up``: by ``lab up``."""
         if up:
             self.command("up")
-        builders = [host.fqdn for host in self.lab.hosts if "koji.builder" in host.roles]
-        hub = self.hub
 
         def well() -> bool:
             done = self.command("status", "--json", check=False)
-            if done.returncode:
-                return False
-            return all(host["healthy"] for host in json.loads(done.stdout)["hosts"].values())
+            return not done.returncode and self.lab.answers(f"{self.lab.services()['koji-web']}/")
 
         wait_for(well, "every host to be well", 120)
-        since = wait_for(lambda: answered(hub, builders), "the hub to answer", 120)
-
-        def spoken() -> bool:
-            now = answered(hub, builders) or since
-            return all(now[name] > since[name] for name in builders)
-
-        wait_for(spoken, "every builder to speak to the hub", 120)
+        everything_is_back(self.command, self.lab, self.hub)
 
 
-def answered(hub: Hub, names: list[str]) -> dict[str, float] | None:
-    """When each builder last spoke to the hub; nothing where the hub does not answer."""
-    try:
-        return {name: float(hub("getLastHostUpdate", hub("getHost", name)["id"], ts=True)) for name in names}
-    except (OSError, ValueError):
-        return None
+def active(host: Host, unit: str) -> bool:
+    return host.run(["systemctl", "is-active", unit], check=False).returncode == 0
+
+
+def last_heard(hub: Hub, name: str) -> float:
+    """When a builder has last spoken to the hub, in seconds since the epoch."""
+    return float(hub("getLastHostUpdate", hub("getHost", name)["id"], ts=True))
+
+
+def spoke_since(hub: Hub, name: str, moment: float) -> bool:
+    return last_heard(hub, name) > moment
+
+
+def everything_is_back(command: Command, lab: labs.Lab, hub: Hub) -> None:
+    """Units, URLs, and builders that ask for work."""
+    status = command.json("status")
+    assert all(host["healthy"] for host in status["hosts"].values()), status
+    assert lab.answers(f"{lab.services()['koji-web']}/")
+    for host in lab.hosts:
+        services = [("koji.builder", "kojid"), ("koji.kojira", "kojira"), ("koji.db", "postgresql@15-main")]
+        for role, unit in services:
+            if role in host.roles:
+                wait_for(
+                    partial(active, host, unit),
+                    f"{unit} on {host.name} to be back", 60,
+                )  # fmt: skip
+    builders = [host.fqdn for host in lab.hosts if "koji.builder" in host.roles]
+    since = {name: last_heard(hub, name) for name in builders}
+    for name in builders:
+        wait_for(
+            partial(spoke_since, hub, name, since[name]),
+            f"{name} to speak to the hub", 60,
+        )  # fmt: skip
+
+
+def created(said: str) -> int:
+    """The task that `koji build` says it has created."""
+    return int(said.rpartition("Created task:")[2].split()[0])
 
 
 def ended(process: subprocess.Popen[str], seconds: float = 300) -> tuple[int, str]:
@@ -155,18 +198,76 @@ def start_on(host: Host, *words: str) -> subprocess.Popen[str]:
     )
 
 
-# What Koji knows of the release's signatures, away: as of builds that are new.
-FORGET = """
-import sys
+_FORGET = """
+import json, sys
 sys.path.insert(0, "/srv/salt/scripts")
 from goose.rebuild import log_in
 session = log_in("goose")
-rpms = [rpm["id"] for rpm in session.listTaggedRPMS("goose-1", inherit=True)[0]]
 with session.multicall(strict=True) as calls:
-    found = [(rpm, calls.queryRPMSigs(rpm_id=rpm)) for rpm in rpms]
-with session.multicall(strict=True) as calls:
-    for rpm, signatures in found:
-        for signature in signatures.result:
-            if signature["sigkey"]:
-                calls.deleteRPMSig(rpm, sigkey=signature["sigkey"])
+    for rpm, key in json.load(sys.stdin):
+        calls.deleteRPMSig(rpm, sigkey=key)
 """
+
+
+def forget(admin: Host, signatures: list[tuple[int, str]]) -> None:
+    """Koji forgets signatures: numbers of RPMs in its database, and keys."""
+    admin.run(["/usr/bin/python3", "-c", _FORGET], stdin=json.dumps(signatures))
+
+
+# One bit, its size and times as they were: as a disk does it.
+FLIP = """
+import os, sys
+path = sys.argv[1]
+was = os.stat(path)
+os.chmod(path, 0o600)
+with open(path, "r+b") as stream:
+    stream.seek(was.st_size // 2)
+    (byte,) = stream.read(1)
+    stream.seek(was.st_size // 2)
+    stream.write(bytes([byte ^ 1]))
+os.chmod(path, was.st_mode & 0o7777)
+os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
+"""
+
+
+def flip(host: Host, path: str) -> None:
+    """Damage a file of a host."""
+    host.run(["/usr/bin/python3", "-c", FLIP, path])
+
+
+@contextlib.contextmanager
+def backup_key(lab: labs.Lab, host: Host) -> Iterator[str]:
+    """For the moment of a restore the key comes to the host, in memory: its GnuPG home."""
+    home = str(seed.gnupg_home(lab.record))
+    key = run(["gpg", "--homedir", home, "--armor", "--batch", "--export-secret-keys"], what="gpg").stdout
+    host.run(["mkdir", "-m", "0700", "/run/lab-key"])
+    try:
+        host.run(["gpg", "--homedir", "/run/lab-key", "--batch", "--quiet", "--import"], stdin=key)
+        yield "/run/lab-key"
+    finally:
+        host.run(["gpgconf", "--homedir", "/run/lab-key", "--kill", "all"])
+        host.run(["rm", "-rf", "/run/lab-key"])
+
+
+def another_mash(name: str) -> str:
+    """Shell that configures another repository ``name`` of the release's tag, in `mash_config`."""
+    config = mash_config(name)
+    return f"""
+mkdir -p {config}; cp /etc/mash/mash.conf {config}/
+sed 's/^.goose-1.$/[{name}]/' /etc/mash/goose-1.mash >{config}/{name}.mash
+chown -R goose-mash {config}
+"""
+
+
+def mash_config(name: str) -> str:
+    return f"/var/tmp/fault-{name}"
+
+
+def mash_line(name: str) -> list[str]:
+    """The command that makes what `another_mash` has configured."""
+    return [*AS_MASH, f"{LIB}/mash_repo.py", name, "--config", mash_config(name)]
+
+
+def compose_line(release: str) -> list[str]:
+    """The command that composes the release's repository, anew each time."""
+    return [*AS_MASH, f"{LIB}/compose_iso.py", "1", "testing", release, "--force"]

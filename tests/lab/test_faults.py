@@ -12,12 +12,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from estate import everything_is_back
 from goose.lab import lab as labs
 from goose.lab.host import Host
 from koji_client import BUILD_STATES, Hub, make_srpm, wait_for
@@ -124,41 +124,6 @@ def all_complete(hub: Hub, rows: list[dict[str, Any]], names: set[str]) -> None:
     assert [row for row in rows if "error" in row] == []
     for row in rows:
         assert BUILD_STATES[hub("getBuild", row["nvr"])["state"]] == "COMPLETE"
-
-
-def active(host: Host, unit: str) -> bool:
-    return host.run(["systemctl", "is-active", unit], check=False).returncode == 0
-
-
-def last_heard(hub: Hub, name: str) -> float:
-    """When a builder has last spoken to the hub, in seconds since the epoch."""
-    return float(hub("getLastHostUpdate", hub("getHost", name)["id"], ts=True))
-
-
-def spoke_since(hub: Hub, name: str, moment: float) -> bool:
-    return last_heard(hub, name) > moment
-
-
-def everything_is_back(command: Command, lab: labs.Lab, hub: Hub) -> None:
-    """Units, URLs, and builders that ask for work."""
-    status = command.json("status")
-    assert all(host["healthy"] for host in status["hosts"].values()), status
-    assert lab.answers(f"{lab.services()['koji-web']}/")
-    for host in lab.hosts:
-        services = [("koji.builder", "kojid"), ("koji.kojira", "kojira"), ("koji.db", "postgresql@15-main")]
-        for role, unit in services:
-            if role in host.roles:
-                wait_for(
-                    partial(active, host, unit),
-                    f"{unit} on {host.name} to be back", 60,
-                )  # fmt: skip
-    builders = [host.fqdn for host in lab.hosts if "koji.builder" in host.roles]
-    since = {name: last_heard(hub, name) for name in builders}
-    for name in builders:
-        wait_for(
-            partial(spoke_since, hub, name, since[name]),
-            f"{name} to speak to the hub", 60,
-        )  # fmt: skip
 
 
 def test_builders_die(make: Make, command: Command, lab: labs.Lab, hub: Hub) -> None:

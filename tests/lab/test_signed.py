@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from estate import forget
 from goose.lab import lab as labs
 from goose.lab.host import Host
 from koji_client import Client, Hub, wait_for
@@ -104,25 +105,13 @@ def unsigned(sign: Signing) -> list[str]:
     return list(sign(KEY, "--just-list").result["unsigned"])
 
 
-FORGET = """
-import json, sys
-sys.path.insert(0, "/srv/salt/scripts")
-from goose.rebuild import log_in
-session = log_in("goose")
-with session.multicall(strict=True) as calls:
-    for rpm in json.load(sys.stdin):
-        calls.deleteRPMSig(rpm, sigkey=sys.argv[1])
-"""
-
-
 @pytest.fixture
 def forgotten(
     rpms: dict[str, dict[str, Any]], lab: labs.Lab, key_id: str, sign: Signing, hub: Hub
 ) -> Iterator[list[str]]:
     """The samples' signatures and signed copies are away, as of builds that are new; in the end all is signed again."""
     signed = [rpm["id"] for rpm in rpms.values() if hub("queryRPMSigs", rpm_id=rpm["id"], sigkey=key_id)]
-    admin = lab.need_role("koji.content")
-    admin.run(["/usr/bin/python3", "-c", FORGET, key_id], stdin=json.dumps(signed))
+    forget(lab.need_role("koji.content"), [(rpm, key_id) for rpm in signed])
     yield sorted(rpms)
     assert sign(KEY).status == 0
     assert unsigned(sign) == []

@@ -17,7 +17,7 @@ Opened = dict[int, set[str]]
 
 def roles_of(pillar: Mapping[str, Any]) -> list[str]:
     """The host's roles, with the one that every host of a site that watches has."""
-    watched = any("monitoring" in host["roles"] for host in pillar["hosts"].values())
+    watched = any("monitoring" in host.get("roles", []) for host in pillar["hosts"].values())
     return [*pillar["roles"], *(["monitoring.exporter"] if watched else [])]
 
 

@@ -27,6 +27,7 @@ import testinfra
 import yaml
 from testinfra.backend.base import BaseBackend, CommandResult
 
+import firewalls
 from goose.lab import lab as labs
 from goose.lab import record, seed
 from goose.lab.run import LabError, Progress, wait_for
@@ -76,6 +77,11 @@ class Host:
         self.roles: list[str] = entries[name]["roles"]
         self.site = site
         """Pillar `site`."""
+
+    @property
+    def all_roles(self) -> list[str]:
+        """With the one that every host of a site that watches has."""
+        return firewalls.roles_of({"hosts": self.entries, "roles": self.roles})
 
     def run(self, *words: str, user: str | None = None) -> Done:
         """Run a command as root, or as ``user``."""
@@ -262,11 +268,7 @@ def _role(path: Path) -> str:
 
 def _tested(hosts: Sequence[Host], path: Path) -> list[Host]:
     role = _role(path)
-    if role == "monitoring.exporter":
-        # On every host, where one watches.
-        watched = any("monitoring" in entry.get("roles", []) for host in hosts for entry in host.entries.values())
-        return list(hosts) if watched else [host for host in hosts if role in host.roles]
-    return [host for host in hosts if role in host.roles or role in EVERY_HOST]
+    return [host for host in hosts if role in host.all_roles or role in EVERY_HOST]
 
 
 def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:

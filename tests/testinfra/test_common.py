@@ -13,10 +13,7 @@ DECLARED = yaml.safe_load((TREE / "common/ports.yaml").read_text())
 
 def ports(host):
     """What the host's roles declare."""
-    # Of a site that watches, every host has this one.
-    watched = any("monitoring" in entry["roles"] for entry in host.entries.values())
-    roles = ("common", *host.roles, *(["monitoring.exporter"] if watched else []))
-    return {line["port"] for role in roles for line in DECLARED.get(role, [])}
+    return {line["port"] for role in ("common", *host.all_roles) for line in DECLARED.get(role, [])}
 
 
 @pytest.fixture

@@ -59,6 +59,8 @@ def test_backups_are_closed(host, generation):
     """Koji's database and what packagers have pushed is not for every user of the host."""
     path, _ = generation
     assert host.access(path) == "root:root 700"
+    # Who watches the age of backups sees their names.
+    assert host.access(path.rpartition("/")[0]) == "root:root 755"
     assert not host.run("ls", path, user="nobody")
 
 

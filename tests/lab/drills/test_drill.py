@@ -6,8 +6,8 @@ import json
 import os
 from typing import TYPE_CHECKING, Any
 
+from estate import backup_key, flip
 from goose.lab import lab as labs
-from goose.lab import seed
 from koji_client import Hub, wait_for
 
 if TYPE_CHECKING:
@@ -21,18 +21,14 @@ def told(command: Command, host: str, *words: str, check: bool = True) -> Any:
     return json.loads(command.on(host, *words, "--json", check=check))
 
 
-def test_damage_is_found_and_healed(command: Command) -> None:
+def test_damage_is_found_and_healed(command: Command, lab: labs.Lab) -> None:
     """One bit of one RPM in the backup, its size and times as they were."""
     made = told(command, "hub", BACKUP, "run")
     assert (made["missing"], set(made["parts"])) == ([], {"database", "volume"})
     assert told(command, "hub", BACKUP, "verify")["good"]
     top = f"/srv/backup/{command.on('hub', 'hostname').strip()}/{made['generation']}"
     rpm = command.on("hub", "sh", "-c", f"cd {top} && find volume -name 'goose-release*.noarch.rpm' | head -n 1").strip()
-    flip = (
-        "import os,sys\np=sys.argv[1]\ns=os.stat(p)\nwith open(p,'r+b') as f:\n f.seek(900); b=f.read(1); f.seek(900)\n"
-        " f.write(bytes([b[0]^1]))\nos.utime(p,ns=(s.st_atime_ns,s.st_mtime_ns))"
-    )
-    command.on("hub", "python3", "-c", flip, f"{top}/{rpm}")
+    flip(lab.host("hub"), f"{top}/{rpm}")
     verdict = told(command, "hub", BACKUP, "verify", check=False)
     assert (verdict["good"], verdict["damaged"]) == (False, [rpm])
     told(command, "hub", BACKUP, "run", "--checksum")
@@ -47,20 +43,15 @@ def test_secrets_come_back_with_the_key_alone(command: Command, lab: labs.Lab) -
         words = [RESTORE, "--part", part, "--into", into]
         assert host.run([*words, "--json"], check=False).returncode == 3
         host.run(["rm", "-rf", into])
-        # For the moment of a restore the key comes to the host, in memory.
-        host.run(["mkdir", "-m", "0700", "/run/lab-key"])
-        home = str(seed.gnupg_home(lab.record))
-        key = labs.seed.run(["gpg", "--homedir", home, "--armor", "--batch", "--export-secret-keys"], what="gpg").stdout
-        host.run(["gpg", "--homedir", "/run/lab-key", "--batch", "--quiet", "--import"], stdin=key)
         try:
-            assert told(command, name, *words, "--gnupg-home", "/run/lab-key")["files"] > 0
+            with backup_key(lab, host) as home:
+                assert told(command, name, *words, "--gnupg-home", home)["files"] > 0
             passing = [word for name in ("*.lock", "S.*", "random_seed", ".#*") for word in ("-x", name)]
             host.run(["diff", "-r", *passing, path, f"{into}/{part}{path}"])
             if part == "signing":
                 assert host.run(["ls", f"{into}/{part}/credentials"]).stdout.split() == ["signing-goose-1"]
         finally:
-            host.run(["gpgconf", "--homedir", "/run/lab-key", "--kill", "all"])
-            host.run(["rm", "-rf", into, "/run/lab-key"])
+            host.run(["rm", "-rf", into])
 
 
 def test_drill(command: Command, lab: labs.Lab, hub: Hub) -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from estate import Estate
+from estate import Estate, Note
 from goose.lab import lab as labs
 from koji_client import Hub
 
@@ -46,7 +46,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     if not _rows:
         return
     print("\n" + "\n".join(" | ".join(row) for row in _rows))
-    if session.config.getoption("--write-table") and exitstatus == 0:
+    if session.config.getoption("--write-table", default=False) and exitstatus == 0:
         before, _, rest = PAGE.read_text().partition(BEGIN)
         PAGE.write_text(before + table(_rows) + rest.partition(END)[2])
 
@@ -71,11 +71,8 @@ def estate(rebuilt: dict[str, Any], lab: labs.Lab, hub: Hub, command: Command) -
     return Estate(lab, hub, command)
 
 
-Note = Callable[..., None]
-
-
 @pytest.fixture
-def note(estate: Estate, request: pytest.FixtureRequest) -> Iterator[Note]:
+def note(estate: Estate) -> Iterator[Note]:
     """Notes rows of the table; once the test is over all that there was must be there, or it fails."""
     before = estate.look()
     rows: list[tuple[str, ...]] = []

@@ -5,23 +5,31 @@ from __future__ import annotations
 import json
 import os
 import random
+import shlex
 import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 
-from estate import Estate, ended, start_on
+from estate import (
+    LIB,
+    SALT,
+    SIGN,
+    Estate,
+    Note,
+    another_mash,
+    compose_line,
+    ended,
+    mash_config,
+    mash_line,
+    start_on,
+)
 from goose.lab.host import Host
 from koji_client import wait_for
-
-if TYPE_CHECKING:
-    pass
-
-Note = Callable[..., None]
 
 # Role -> units that run all the time; every host has the first.
 SERVICES = {
@@ -95,24 +103,19 @@ class Script:
     role: str
     line: str
     """Shell, on a host with the role."""
-    before: str = "true"
-    """Shell that gives it something to do, before each start; `forget` for signatures."""
+    before: str | Callable[[Estate], object] = "true"
+    """What gives it something to do, before each start: shell on its host, or of here."""
     good: str = "true"
     """Shell that finds what it has made whole, once it has ended by itself."""
     again: str = "run again it does what is left"
 
 
-LIB = "/usr/local/lib/goose"
-SALT = "/srv/salt/scripts"
-MASH = "runuser -u goose-mash --"
-FAULT = "/var/tmp/fault-mash"
 # A repository of the same tag, with other contents each time.
 MASH_BEFORE = f"""
-mkdir -p {FAULT}; cp /etc/mash/mash.conf {FAULT}/
-sed 's/^.goose-1.$/[fault]/' /etc/mash/goose-1.mash >{FAULT}/fault.mash
-n=$(cat {FAULT}/n 2>/dev/null || echo 0); echo $((n+1)) >{FAULT}/n
-test $((n%2)) = 1 || sed -i 's/^multilib = True/multilib = False/' {FAULT}/fault.mash
-chown -R goose-mash {FAULT}
+{another_mash("fault")}
+cd {mash_config("fault")}
+n=$(cat n 2>/dev/null || echo 0); echo $((n+1)) >n
+test $((n%2)) = 1 || sed -i 's/^multilib = True/multilib = False/' fault.mash
 """
 MASH_GOOD = """
 /usr/bin/python3 - /srv/repos/fault/x86_64/os <<'END'
@@ -123,28 +126,20 @@ names = [metadata.get(key).location_href for key in metadata.keys()]
 assert names and all(os.path.isfile(os.path.join(sys.argv[1], name)) for name in names), names
 END
 """
-SEALED = "systemd-creds decrypt --name=signing-goose-1 /etc/credstore.encrypted/signing-goose-1 -"
-SIGN = f"{SEALED} | runuser -u goose-sign -- {LIB}/sigulsign_unsigned.py goose-1 --passphrase-fd 0"
 OLD_SCRATCH = """
 cd /mnt/koji/scratch; mkdir -p fault; cd fault
 for n in $(seq 300); do mkdir -p task_9$n/x; touch task_9$n/x/a; done
 find . -exec touch -h -d '60 days ago' {} +
 """
-SRPM = "/var/tmp/lab-tests/rebuild"
-NEW_SRPM = f"""
-rm -rf {SRPM}; mkdir -p {SRPM}; cd {SRPM}
-printf '%s\\n' 'Name: lab-fault-rebuild' "Version: $(date +%s)" 'Release: 1' 'Summary: x' 'License: MIT' >x.spec
-printf '%s\\n' 'BuildArch: noarch' '%description' 'x' '%files' >>x.spec
-rpmbuild --quiet -bs --define "_srcrpmdir $PWD" x.spec
-"""
+REBUILT = "lab-fault-rebuild"
 SCRIPTS = [
-    Script("mash_repo.py", "mash", f"{MASH} {LIB}/mash_repo.py fault --config {FAULT}", MASH_BEFORE, MASH_GOOD),
+    Script("mash_repo.py", "mash", shlex.join(mash_line("fault")), MASH_BEFORE, MASH_GOOD),
     Script(
-        "compose_iso.py", "pungi", f"{MASH} {LIB}/compose_iso.py 1 testing fault --force", "true",
+        "compose_iso.py", "pungi", shlex.join(compose_line("fault")), "true",
         "find /srv/compose -path '*fault*' -name '*.iso' | grep -q .",
     ),
     Script(
-        "sigulsign_unsigned.py", "sigul.client", SIGN, "forget",
+        "sigulsign_unsigned.py", "sigul.client", SIGN, Estate.forget_signatures,
         f"{SIGN} --just-list --json | tr -d ' ' | grep -q '.unsigned.:\\[\\]'",
     ),
     Script("koji_backup.py run", "koji.db", f"{LIB}/koji_backup.py run", "true", f"{LIB}/koji_backup.py verify"),
@@ -166,8 +161,10 @@ SCRIPTS = [
         good="git ls-remote https://$SCM/git/rpms/logrotate refs/heads/fault$N | grep -q .",
     ),
     Script(
-        "koji_rebuild.py", "koji.content", f"{SALT}/koji_rebuild.py --profile goose goose-1 {SRPM}/*.src.rpm", NEW_SRPM,
-        "koji -p goose list-builds --package=lab-fault-rebuild --quiet | grep -q COMPLETE",
+        "koji_rebuild.py", "koji.content",
+        f"{SALT}/koji_rebuild.py --profile goose goose-1 /var/tmp/lab-tests/{REBUILT}/*.src.rpm",
+        lambda estate: estate.source_rpm(REBUILT),
+        f"koji -p goose list-builds --package={REBUILT} --quiet | grep -q COMPLETE",
         "run again it waits for the same task",
     ),
     Script(
@@ -201,10 +198,10 @@ def test_programs(script: Script, estate: Estate, note: Note, dice: random.Rando
     turn = int(time.time())
 
     def prepare() -> None:
-        if script.before == "forget":
-            estate.forget_signatures()
-            return
-        host.run(["bash", "-euo", "pipefail", "-c", place(script.before, estate, turn)])
+        if callable(script.before):
+            script.before(estate)
+        else:
+            host.run(["bash", "-euo", "pipefail", "-c", place(script.before, estate, turn)])
 
     def start() -> Any:
         return start_on(host, "bash", "-euo", "pipefail", "-c", place(script.line, estate, turn))

@@ -6,21 +6,17 @@ Each host's directory is a small disk of its own for the while, with what was in
 from __future__ import annotations
 
 import contextlib
-import http.client
 import os
-import ssl
 import time
-import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
-from estate import Estate, ended, start_on
+import pytest
+
+import rpkg_client
+from estate import Estate, Note, another_mash, compose_line, created, ended, mash_line, start_on
 from goose.lab.host import Host
 from koji_client import wait_for
-
-Note = Callable[..., None]
-LIB = "/usr/local/lib/goose"
-
 
 # directory, KiB left: a small disk over it, with what was in it.
 SMALL = """
@@ -58,7 +54,7 @@ def test_hub(estate: Estate, note: Note) -> None:
         )
         if done.returncode == 0:
             # The source RPM has found room, and what is built of it will not.
-            first = int(done.stdout.rpartition("Created task:")[2].split()[0])
+            first = created(done.stdout)
             assert estate.hub.wait_for_task(first) == "FAILED"
         else:
             assert "No space left" in done.stderr + done.stdout, done
@@ -97,48 +93,30 @@ def test_builder(estate: Estate, note: Note) -> None:
     )
 
 
-def test_lookaside(estate: Estate, note: Note, client: Path) -> None:
+def test_lookaside(estate: Estate, note: Note, client: Path, tmp_path: Path) -> None:
     """An upload is refused with the reason, and leaves nothing; with room the same upload is taken."""
     host = estate.lab.need_role("lookaside")
-    content = os.urandom(8 << 20)
-    url = urllib.parse.urlsplit(estate.lab.services()["lookaside-upload"])
-
-    def upload() -> tuple[int, str]:
-        import hashlib
-
-        edge = "edge"
-        digest = hashlib.sha512(content).hexdigest()
-        fields = (("name", "rpms/lab-fault"), ("sha512sum", digest))
-        body = b"".join(
-            f'--{edge}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
-            for name, value in fields
-        )
-        body += (
-            f'--{edge}\r\nContent-Disposition: form-data; name="file"; filename="full.tar"\r\n\r\n'.encode()
-        )
-        body += content + f"\r\n--{edge}--\r\n".encode()
-        context = ssl.create_default_context(cafile=str(client / "ca.pem"))
-        context.load_cert_chain(client / "client.pem")
-        connection = http.client.HTTPSConnection(url.hostname or "", timeout=60, context=context)
-        with contextlib.closing(connection):
-            connection.request(
-                "POST", url.path, body, {"Content-Type": f"multipart/form-data; boundary={edge}"}
-            )
-            answer = connection.getresponse()
-            return answer.status, answer.read().decode(errors="replace")
-
+    services = estate.lab.services()
+    urls = (services["lookaside"], services["lookaside-upload"])
+    cache = rpkg_client.client(*urls, cert=client / "client.pem", ca=estate.lab.ca_path())
+    archive = tmp_path / "full.tar"
+    archive.write_bytes(os.urandom(8 << 20))
+    digest = cache.hash_file(str(archive))
     top = "/srv/lookaside"
-    before = host.run(["find", f"{top}/archives", f"{top}/incoming"]).stdout
+    listing = ["find", f"{top}/archives", f"{top}/incoming"]
+    before = host.run(listing).stdout
     with small(host, top, 2048):
-        status, text = upload()
-        assert status in (500, 507) and "full" in text.lower() or "space" in text.lower(), (status, text)
-        assert host.run(["find", f"{top}/archives", f"{top}/incoming"]).stdout == before
-    assert upload()[0] == 200
+        with pytest.raises(rpkg_client.errors().UploadError, match="50[07]") as refused:
+            cache.upload("rpms/lab-fault", str(archive), digest)
+        assert "full" in str(refused.value).lower() or "space" in str(refused.value).lower()
+        assert host.run(listing).stdout == before
+    cache.upload("rpms/lab-fault", str(archive), digest)
+    assert cache.remote_file_exists("rpms/lab-fault", archive.name, digest)
     host.run(["rm", "-rf", f"{top}/archives/rpms/lab-fault"])
     note(
         "disk full",
         f"{host.name}: {top}",
-        f"uploads are refused ({status}) and leave nothing behind",
+        "uploads are refused with the reason, and leave nothing behind",
         "room; sent again, it is taken",
     )
 
@@ -147,25 +125,8 @@ def test_compose(estate: Estate, note: Note) -> None:
     """mash and compose end with a sentence; what is published stays; with room they do it."""
     host = estate.lab.need_role("mash")
     before = estate.manifest("goose-1")
-    directory = "/var/tmp/fault-full"
-    prepare = (
-        f"mkdir -p {directory} && cp /etc/mash/mash.conf {directory}/"
-        f" && sed 's/^\\[goose-1\\]/[full]/' /etc/mash/goose-1.mash >{directory}/full.mash"
-        f" && chown -R goose-mash {directory}"
-    )
-    host.run(["sh", "-c", prepare])
-    mash = ["runuser", "-u", "goose-mash", "--", f"{LIB}/mash_repo.py", "full", "--config", directory]
-    compose = [
-        "runuser",
-        "-u",
-        "goose-mash",
-        "--",
-        f"{LIB}/compose_iso.py",
-        "1",
-        "testing",
-        "full",
-        "--force",
-    ]
+    host.run(["sh", "-c", another_mash("full")])
+    mash, compose = mash_line("full"), compose_line("full")
     with small(host, "/srv/repos", 48):
         status, said = ended(start_on(host, *mash))
         assert status == 5 and "No space left" in said, (status, said)

@@ -7,15 +7,14 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
-from estate import Estate
+from estate import SALT, Estate, Note
 from goose.lab.host import Host
 from koji_client import wait_for
 
-Note = Callable[..., None]
 DROP_IN = "/run/systemd/system/kojid.service.d/clock.conf"
 
 
@@ -46,7 +45,7 @@ def alone(estate: Estate) -> Iterator[Host]:
     """A builder; the others are out of work."""
     first, *others = [host for host in estate.lab.hosts if "koji.builder" in host.roles]
     admin = estate.lab.need_role("koji.content")
-    program = "/srv/salt/scripts/koji_builder.py"
+    program = f"{SALT}/koji_builder.py"
     for host in others:
         admin.run([program, "drain", host.fqdn, "--reason", "lab test"])
     yield first

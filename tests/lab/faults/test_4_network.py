@@ -5,14 +5,12 @@ from __future__ import annotations
 import contextlib
 import subprocess
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
-from estate import Estate, ended, start_on
+from estate import SIGN, Estate, Note, another_mash, ended, mash_line, start_on
 from goose.lab.host import Host
 from koji_client import wait_for
 
-Note = Callable[..., None]
-LIB = "/usr/local/lib/goose"
 CUT = 120
 
 
@@ -52,8 +50,7 @@ def test_build_and_signing(estate: Estate, note: Note) -> None:
         )
 
     builder = wait_for(building, "the build to begin", 120)
-    sealed = "systemd-creds decrypt --name=signing-goose-1 /etc/credstore.encrypted/signing-goose-1 -"
-    line = f"{sealed} | runuser -u goose-sign -- {LIB}/sigulsign_unsigned.py goose-1 --passphrase-fd 0 --sigul-batch-size 2"
+    line = f"{SIGN} --sigul-batch-size 2"
     signing = start_on(signer, "bash", "-euo", "pipefail", "-c", line)
     wait_for(lambda: len(estate.look().signatures) > wanted + 2, "some packages to be signed", 60, 0.1)
     with cut(builder), cut(signer):
@@ -86,12 +83,7 @@ def test_upload_and_mash(estate: Estate, note: Note) -> None:
         "lab-fault-upload",
         install=f"head -c {size} /dev/urandom >%{{buildroot}}/usr/share/lab-fault-upload/x",
     )
-    directory = "/var/tmp/fault-cut"
-    prepare = (
-        f"rm -rf {directory}; mkdir -p {directory} && cp /etc/mash/mash.conf {directory}/"
-        f" && sed 's/^\\[goose-1\\]/[cut]/' /etc/mash/goose-1.mash >{directory}/cut.mash && chown -R goose-mash {directory}"
-    )
-    maker.run(["sh", "-c", prepare])
+    maker.run(["sh", "-c", another_mash("cut")])
     before = estate.manifest("goose-1")
 
     def uploading() -> str | None:
@@ -104,15 +96,12 @@ def test_upload_and_mash(estate: Estate, note: Note) -> None:
     name = wait_for(uploading, "an upload to begin", 200, 0.05)
     builder = next(host for host in estate.lab.hosts if host.fqdn == name)
     with cut(builder), cut(maker):
-        mashing = start_on(
-            maker, "runuser", "-u", "goose-mash", "--", f"{LIB}/mash_repo.py", "cut", "--config", directory
-        )
+        mashing = start_on(maker, *mash_line("cut"))
     status, said = ended(mashing, 600)
-    again = ["runuser", "-u", "goose-mash", "--", f"{LIB}/mash_repo.py", "cut", "--config", directory]
     how = "it waits, and goes on by itself"
     if status:
         assert "oji" in said, said
-        status, said = ended(start_on(maker, *again))
+        status, said = ended(start_on(maker, *mash_line("cut")))
         how = "run again it does all of it"
     assert status == 0, said
     assert estate.manifest("goose-1") == before

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-from estate import Estate
-
-Note = Callable[..., None]
+from estate import Estate, Note
 
 
 def test_each_in_turn(estate: Estate, note: Note) -> None:

@@ -3,36 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from typing import Any
+import shlex
 
 import pytest
 
-from estate import Estate, ended, start_on
+from estate import AS_MASH, FLIP, LIB, Estate, Note, backup_key, compose_line, ended, flip, start_on
 from goose.lab.host import Host
 from koji_client import wait_for
 
-Note = Callable[..., None]
-LIB = "/usr/local/lib/goose"
-
-# One bit, its time as it was: as a disk does it.
-FLIP = """
-import os, sys
-path = sys.argv[1]
-was = os.stat(path)
-os.chmod(path, 0o600)
-with open(path, "r+b") as stream:
-    stream.seek(was.st_size // 2)
-    (byte,) = stream.read(1)
-    stream.seek(was.st_size // 2)
-    stream.write(bytes([byte ^ 1]))
-os.chmod(path, was.st_mode & 0o7777)
-os.utime(path, ns=(was.st_atime_ns, was.st_mtime_ns))
-"""
-
-
-def flip(host: Host, path: str) -> None:
-    host.run(["/usr/bin/python3", "-c", FLIP, path])
+MASH = [*AS_MASH, f"{LIB}/mash_repo.py", "goose-1"]
 
 
 def found(host: Host, line: str) -> str:
@@ -81,7 +60,7 @@ def test_what_is_backed_up(
     verdict = json.loads(
         host.run([f"{LIB}/koji_backup.py", "verify", "--live", "--json"], check=False).stdout
     )
-    assert path in verdict["damaged"] or path.replace("/mnt/koji", "/srv/koji") in verdict["damaged"], verdict
+    assert path in verdict["damaged"], verdict
     restore = [f"{LIB}/koji_restore.py", "--part", part, "--over", host.fqdn, "--json"]
     assert json.loads(host.run(restore).stdout)["wrong"] == []
     assert host.run(["sha256sum", path]).stdout == whole
@@ -124,8 +103,7 @@ def test_published_repository(estate: Estate, note: Note) -> None:
     host = estate.lab.need_role("mash")
     path = found(host, "find -L /srv/repos/goose-1/x86_64/os/repodata -name '*primary.xml*'")
     flip(host, path)
-    mash = ["runuser", "-u", "goose-mash", "--", f"{LIB}/mash_repo.py", "goose-1"]
-    status, said = ended(start_on(host, *mash))
+    status, said = ended(start_on(host, *MASH))
     assert status == 0, said
     again = found(host, "find -L /srv/repos/goose-1/x86_64/os/repodata -name '*primary.xml*'")
     digest = host.run(["sha256sum", again]).stdout.split()[0]
@@ -139,12 +117,8 @@ def test_published_repository(estate: Estate, note: Note) -> None:
 
 
 CACHES = [
-    ("mash", "/var/cache/mash", "runuser -u goose-mash -- /usr/local/lib/goose/mash_repo.py goose-1"),
-    (
-        "pungi",
-        "/var/cache/goose-compose",
-        "runuser -u goose-mash -- /usr/local/lib/goose/compose_iso.py 1 testing fault --force",
-    ),
+    ("mash", "/var/cache/mash", shlex.join(MASH)),
+    ("pungi", "/var/cache/goose-compose", shlex.join(compose_line("fault"))),
     ("koji.builder", "/var/cache/salt/minion", "salt-call --retcode-passthrough state.apply"),
     (
         "salt.master",
@@ -195,29 +169,6 @@ def test_prometheus(estate: Estate, note: Note) -> None:
     )
 
 
-@pytest.fixture
-def key(estate: Estate) -> Iterator[Any]:
-    """Brings the backups' key to a host, in memory, and takes it away again."""
-    from goose.lab import seed
-
-    hosts: list[Host] = []
-
-    def bring(host: Host) -> str:
-        hosts.append(host)
-        host.run(["mkdir", "-m", "0700", "/run/lab-key"])
-        home = str(seed.gnupg_home(estate.lab.record))
-        secret = seed.run(
-            ["gpg", "--homedir", home, "--armor", "--batch", "--export-secret-keys"], what="gpg"
-        ).stdout
-        host.run(["gpg", "--homedir", "/run/lab-key", "--batch", "--quiet", "--import"], stdin=secret)
-        return "/run/lab-key"
-
-    yield bring
-    for host in hosts:
-        host.run(["gpgconf", "--homedir", "/run/lab-key", "--kill", "all"])
-        host.run(["rm", "-rf", "/run/lab-key"])
-
-
 SEALED = [
     ("sigul.client", "signing", "find /var/lib/goose-sign/gnupg/private-keys-v1.d -name '*.key'",
      "systemctl start signing-goose-1.service"),
@@ -227,7 +178,7 @@ SEALED = [
 
 
 @pytest.mark.parametrize(("role", "part", "line", "use"), SEALED, ids=["signing", "ca"])
-def test_keys(estate: Estate, note: Note, key: Any, role: str, part: str, line: str, use: str) -> None:
+def test_keys(estate: Estate, note: Note, role: str, part: str, line: str, use: str) -> None:
     """A private key is destroyed: what needs it fails and says so, and the sealed backup brings it back."""
     host = estate.lab.need_role(role)
     host.run([f"{LIB}/koji_backup.py", "run"])
@@ -246,17 +197,9 @@ def test_keys(estate: Estate, note: Note, key: Any, role: str, part: str, line: 
     assert host.run(["sh", "-c", use], check=False).returncode != 0
     # Nobody makes another in its place: what the first has signed would be worth nothing.
     assert host.run(["head", "-c", "7", path]).stdout == "damaged"
-    restore = [
-        f"{LIB}/koji_restore.py",
-        "--part",
-        part,
-        "--over",
-        host.fqdn,
-        "--gnupg-home",
-        key(host),
-        "--json",
-    ]
-    assert json.loads(host.run(restore).stdout)["wrong"] == []
+    restore = [f"{LIB}/koji_restore.py", "--part", part, "--over", host.fqdn, "--json"]
+    with backup_key(estate.lab, host) as home:
+        assert json.loads(host.run([*restore, "--gnupg-home", home]).stdout)["wrong"] == []
     assert host.run(["sha256sum", path]).stdout == whole
     host.run(["sh", "-c", use])
     estate.back()
