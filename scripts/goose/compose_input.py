@@ -182,15 +182,17 @@ def _unpack(packed: Path, target: Path) -> None:
     """Libraries differ in what they can unpack, so it is done here, and they get plain XML."""
     suffix = packed.suffix
     if suffix in (".zst", ".zstd"):
+        command = ["zstd", "--quiet", "--decompress", "--stdout", str(packed)]
         try:
-            with target.open("wb") as out:
-                subprocess.run(
-                    ["zstd", "--quiet", "--decompress", "--stdout", str(packed)], stdout=out, check=True
-                )
-        except (OSError, subprocess.CalledProcessError) as error:
-            raise InputError(
-                f"zstd does not unpack {packed} ({error}): install zstd, or make the repository again."
-            ) from error
+            program = subprocess.Popen(command, stdout=subprocess.PIPE)
+        except OSError as error:
+            raise InputError(f"zstd cannot be started ({error}): install zstd.") from error
+        # What it writes is copied here, so that a full disk is told from a damaged file.
+        with program, target.open("wb") as out:
+            assert program.stdout is not None
+            shutil.copyfileobj(program.stdout, out, _CHUNK)
+        if program.returncode:
+            raise InputError(f"zstd does not unpack {packed}: make the repository again.")
         return
     with _OPEN.get(suffix, lambda path: open(path, "rb"))(packed) as stream, target.open("wb") as out:
         shutil.copyfileobj(stream, out, _CHUNK)
@@ -228,6 +230,8 @@ def load(base: str, fetcher: Fetcher, work: Path) -> Loaded:
         try:
             _unpack(packed, plain)
         except (OSError, EOFError, lzma.LZMAError) as error:
+            if getattr(error, "errno", None):
+                raise  # the disk's, and no fault of what was packed
             raise InputError(f"{url} cannot be unpacked: {error}.") from error
         found.files[record.type] = plain
     if missing := [kind for kind in ("primary", "filelists", "other") if kind not in found.files]:

@@ -30,12 +30,15 @@ SIGN = (
     f" | runuser -u goose-sign -- {LIB}/sigulsign_unsigned.py goose-1 --passphrase-fd 0"
 )
 
+LOOKASIDE = "/var/lib/lookaside"
+
 Note = Callable[..., None]
 """Notes a row of the table: fault, where, what comes of it, what brings it back."""
 
 
 def below(top: Path, pattern: str) -> dict[str, int]:
-    """Size of each file, by path."""
+    """Size of each file, by path; a directory that is not there is a mistake of who looks."""
+    assert top.is_dir(), top
     return {str(path): path.stat().st_size for path in top.rglob(pattern) if path.is_file()}
 
 
@@ -83,7 +86,7 @@ class Estate:
         }
         sources, maker = lab.need_role("scm"), lab.need_role("mash")
         files = below(volume / "packages", "*.rpm") | below(maker.root / "srv/compose", "*.iso")
-        files |= below(lab.need_role("lookaside").root / "srv/lookaside/archives", "*")
+        files |= below(lab.need_role("lookaside").root / f"{LOOKASIDE}/archives".lstrip("/"), "*")
         heads = "for r in $(find /var/lib/gitolite* -name '*.git' -prune); do git -c safe.directory='*' --git-dir=$r"
         heads += ' for-each-ref --format="$r %(refname) %(objectname)"; done'
         commits = dict(line.rsplit(" ", 1) for line in sources.run(["sh", "-c", heads]).stdout.splitlines())

@@ -17,6 +17,7 @@ import pytest
 
 from estate import (
     LIB,
+    LOOKASIDE,
     SALT,
     SIGN,
     Estate,
@@ -84,7 +85,9 @@ def test_services(estate: Estate, note: Note, dice: random.Random) -> None:
     for number in failed:
         said = admin.run(["koji", "-p", "goose", "resubmit", "--nowait", "--quiet", str(number)]).stdout
         assert estate.hub.wait_for_task(int(said.split()[-1]), 400) == "CLOSED"
-    builds = f"builds went on, {len(failed)} of {len(tasks)} had to be resubmitted" if failed else "builds went on"
+    builds = (
+        f"builds went on, {len(failed)} of {len(tasks)} had to be resubmitted" if failed else "builds went on"
+    )
     for unit, most in sorted(seconds.items()):
         hosts = ", ".join(host.name for host, name in every if name == unit)
         note(
@@ -154,7 +157,7 @@ SCRIPTS = [
     ),
     Script(
         "lookaside_fsck.py", "lookaside",
-        f"runuser -u $(stat -c %U /srv/lookaside) -- {LIB}/lookaside_fsck.py --from-start",
+        f"runuser -u $(stat -c %U {LOOKASIDE}) -- {LIB}/lookaside_fsck.py --from-start",
     ),
     Script(
         "srpm_import.py", "koji.content", f"{SALT}/srpm_import.py --branch fault$N /var/tmp/lab-srpms/*.src.rpm",

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import rpkg_client
-from estate import Estate, Note, another_mash, compose_line, created, ended, mash_line, start_on
+from estate import LOOKASIDE, Estate, Note, another_mash, compose_line, created, ended, mash_line, start_on
 from goose.lab.host import Host
 from koji_client import wait_for
 
@@ -102,7 +102,7 @@ def test_lookaside(estate: Estate, note: Note, client: Path, tmp_path: Path) -> 
     archive = tmp_path / "full.tar"
     archive.write_bytes(os.urandom(8 << 20))
     digest = cache.hash_file(str(archive))
-    top = "/srv/lookaside"
+    top = LOOKASIDE
     listing = ["find", f"{top}/archives", f"{top}/incoming"]
     before = host.run(listing).stdout
     with small(host, top, 2048):

@@ -7,7 +7,19 @@ import shlex
 
 import pytest
 
-from estate import AS_MASH, FLIP, LIB, Estate, Note, backup_key, compose_line, ended, flip, start_on
+from estate import (
+    AS_MASH,
+    FLIP,
+    LIB,
+    LOOKASIDE,
+    Estate,
+    Note,
+    backup_key,
+    compose_line,
+    ended,
+    flip,
+    start_on,
+)
 from goose.lab.host import Host
 from koji_client import wait_for
 
@@ -34,7 +46,7 @@ BACKED_UP = [
         "git's repositories",
         "find /var/lib/gitolite*/repositories -path '*/objects/*' -type f -size +0",
     ),
-    ("lookaside", "lookaside", "/srv/lookaside", "find /srv/lookaside/archives -type f -size +0"),
+    ("lookaside", "lookaside", LOOKASIDE, f"find {LOOKASIDE}/archives -type f -size +0"),
 ]
 
 
@@ -77,10 +89,10 @@ def test_what_is_backed_up(
 def test_archive_by_fsck(estate: Estate, note: Note, imported: None) -> None:
     """The lookaside cache knows by itself what an archive is: its name says it."""
     host = estate.lab.need_role("lookaside")
-    path = found(host, "find /srv/lookaside/archives -type f -size +0 | tail -n 1")
+    path = found(host, f"find {LOOKASIDE}/archives -type f -size +0 | tail -n 1")
     good = host.root / path.lstrip("/")
     keep = good.read_bytes()
-    user = host.run(["stat", "-c", "%U", "/srv/lookaside"]).stdout.strip()
+    user = host.run(["stat", "-c", "%U", LOOKASIDE]).stdout.strip()
     fsck = ["runuser", "-u", user, "--", f"{LIB}/lookaside_fsck.py", "--from-start"]
     flip(host, path)
     try:
@@ -92,7 +104,7 @@ def test_archive_by_fsck(estate: Estate, note: Note, imported: None) -> None:
     assert status == 0, said
     note(
         "corrupt archive",
-        f"{host.name}: /srv/lookaside",
+        f"{host.name}: {LOOKASIDE}",
         "``lookaside_fsck.py`` (by a timer) names it",
         "``--repair-from`` another cache, or the backup",
     )
