@@ -7,6 +7,9 @@ import time
 from datetime import datetime
 from typing import Any
 
+# Twenty seconds: units of this project are started again ten seconds after they have died.
+_TRIES, _PAUSE = 40, 0.5
+
 
 def __virtual__() -> str:
     return "koji_service"
@@ -15,8 +18,13 @@ def __virtual__() -> str:
 def _last_change(unit: str) -> float | None:
     """When systemd last started or reloaded the unit, in seconds since the epoch; None where it does not run."""
     command = ["systemctl", "show", "--timestamp=us+utc", "--property=ActiveState,StateChangeTimestamp", unit]
-    out = __salt__["cmd.run_stdout"](command, python_shell=False, env={"LC_ALL": "C"})
-    values = dict(line.partition("=")[::2] for line in out.splitlines())
+    for _ in range(_TRIES):
+        out = __salt__["cmd.run_stdout"](command, python_shell=False, env={"LC_ALL": "C"})
+        values = dict(line.partition("=")[::2] for line in out.splitlines())
+        if values.get("ActiveState") != "activating" or __opts__["test"]:
+            break
+        # Being started, or started again after it has died.
+        time.sleep(_PAUSE)
     if values.get("ActiveState") not in ("active", "reloading") or not values.get("StateChangeTimestamp"):
         return None
     stamp = values["StateChangeTimestamp"].replace(" UTC", " +0000")
@@ -50,11 +58,11 @@ def current(name: str, files: list[str], reload: bool = False) -> dict[str, Any]
         ret["comment"] = f"{name} would be {action}ed."
         return ret
     __salt__[f"service.{action}"](name)
-    for _ in range(40):
+    for _ in range(_TRIES):
         if (_last_change(name) or 0) > since:
             ret["comment"] = f"{name} was {action}ed."
             return ret
-        time.sleep(0.5)
+        time.sleep(_PAUSE)
     ret["result"] = False
     ret["comment"] = f"{name} does not run after its {action}: journalctl -u {name} says why."
     return ret

@@ -17,6 +17,15 @@ else:
     sys.meta_path[:] = [finder for finder in sys.meta_path if hasattr(finder, "find_spec")]
 
 
+# It has a lab of its own.
+ALONE = "tests/lab/test_single.py"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Last, what takes minutes and shares nothing: in a run of several processes it is done beside the lab's tests."""
+    items.sort(key=lambda item: item.nodeid.startswith(ALONE))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
     """In a run of several processes: the lab's tests all in one, for they share it; of others each file in one."""
@@ -24,7 +33,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
 
     class Scheduling(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return "lab" if nodeid.startswith("tests/lab/") else nodeid.split("::", 1)[0]
+            file = nodeid.split("::", 1)[0]
+            return "lab" if file.startswith("tests/lab/") and file != ALONE else file
 
     return Scheduling(config, log)
 

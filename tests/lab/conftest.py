@@ -7,6 +7,7 @@ up, and it is taken as it is: ``GOOSE_TEST_LAB=goose scripts/test tests/lab/test
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import subprocess
@@ -88,6 +89,15 @@ def up(lab_name: str) -> Iterator[Up]:
     done = command("up")
     yield Up(time.monotonic() - start, done.stdout + done.stderr)
     command("destroy")
+
+
+@pytest.fixture(scope="module")
+def counted() -> Iterator[None]:
+    """Who makes other labs and who counts what labs leave on the machine are not at it at the same time."""
+    record.directory().mkdir(parents=True, exist_ok=True)
+    with (record.directory() / "tests.lock").open("w") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,6 @@ import json
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -16,14 +15,11 @@ from goose.lab import record
 from goose.lab.run import Progress
 from koji_client import Hub
 
-if TYPE_CHECKING:
-    from conftest import Up
-
 NAME = "single"
 
 
 @pytest.fixture(scope="module")
-def single(up: Up) -> Iterator[str]:
+def single(counted: None) -> Iterator[str]:
     """What `up --profile single` printed. Beside the first lab, whose base it shares."""
     command = Command(NAME)
     command("destroy")

@@ -22,6 +22,7 @@ from koji_client import Hub
 if TYPE_CHECKING:
     from conftest import Command, Up
 
+pytestmark = pytest.mark.usefixtures("counted")
 ROOT = Path(__file__).resolve().parents[2]
 SECOND = "second"
 
