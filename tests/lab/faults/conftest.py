@@ -1,12 +1,13 @@
 """What every fault has in common: what there was before must be there afterwards, and a row of the table says so.
 
-``scripts/test tests/lab/faults --write-table`` puts the rows into RELIABILITY.rst.
+``scripts/test tests/lab/faults --write-table`` puts the rows into RELIABILITY.rst, a table for each file.
 """
 
 from __future__ import annotations
 
 import os
 import random
+import re
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,10 +24,13 @@ if TYPE_CHECKING:
 
 TREE = Path(__file__).resolve().parents[3]
 PAGE = TREE / "RELIABILITY.rst"
-BEGIN, END = ".. The table begins: tests/lab/faults write it.", ".. The table ends."
+BEGIN, END = ".. The tables begin: tests/lab/faults write them.", ".. The tables end."
 HEADER = ("Fault", "Where", "What comes of it", "What brings it back", "Lost")
 
-_rows: list[tuple[str, ...]] = []
+_rows: dict[str, list[tuple[str, ...]]] = {}
+"""By file."""
+_spoilt: set[str] = set()
+"""Files of which not all was run, or not all passed."""
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -35,20 +39,40 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def table(rows: list[tuple[str, ...]]) -> str:
     """A list table of reStructuredText."""
-    lines = [BEGIN, "", ".. list-table::", "   :header-rows: 1", ""]
+    lines = [".. list-table::", "   :header-rows: 1", ""]
     for row in [HEADER, *rows]:
         lines += [f"   {'* -' if not place else '  -'} {cell}".rstrip() for place, cell in enumerate(row)]
-    return "\n".join([*lines, "", END])
+    return "\n".join(lines)
 
 
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """The table is all of it or nothing: rows of a run in which something failed are not written."""
-    if not _rows:
-        return
-    print("\n" + "\n".join(" | ".join(row) for row in _rows))
-    if session.config.getoption("--write-table", default=False) and exitstatus == 0:
-        before, _, rest = PAGE.read_text().partition(BEGIN)
-        PAGE.write_text(before + table(_rows) + rest.partition(END)[2])
+def written(page: str, tables: dict[str, str]) -> str:
+    """The page with these tables, by file; those of other files stay as they are."""
+    before, _, rest = page.partition(BEGIN)
+    middle, _, after = rest.partition(END)
+    parts = re.split(r"^\.\. (test_\w+)\n", middle, flags=re.MULTILINE)
+    every = dict(zip(parts[1::2], (part.strip() for part in parts[2::2]), strict=True)) | tables
+    text = "".join(f".. {name}\n\n{every[name]}\n\n" for name in sorted(every))
+    return f"{before}{BEGIN}\n\n{text}{END}{after}"
+
+
+def pytest_deselected(items: list[pytest.Item]) -> None:
+    _spoilt.update(item.path.stem for item in items)
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if not report.passed:
+        _spoilt.add(Path(report.location[0]).stem)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """The table of a file is all of it or nothing: rows of one in which something failed are not written."""
+    if _rows:
+        print("\n" + "\n".join(" | ".join(row) for rows in _rows.values() for row in rows))
+    if session.config.getoption("--write-table", default=False):
+        if any("::" in word for word in session.config.args):
+            raise pytest.UsageError("--write-table goes with whole files.")
+        tables = {name: table(rows) for name, rows in _rows.items() if name not in _spoilt}
+        PAGE.write_text(written(PAGE.read_text(), tables))
 
 
 @pytest.fixture(scope="session")
@@ -72,7 +96,7 @@ def estate(rebuilt: dict[str, Any], lab: labs.Lab, hub: Hub, command: Command) -
 
 
 @pytest.fixture
-def note(estate: Estate) -> Iterator[Note]:
+def note(estate: Estate, request: pytest.FixtureRequest) -> Iterator[Note]:
     """Notes rows of the table; once the test is over all that there was must be there, or it fails."""
     before = estate.look()
     rows: list[tuple[str, ...]] = []
@@ -83,4 +107,4 @@ def note(estate: Estate) -> Iterator[Note]:
     yield add
     lost = before.lost(estate.look())
     assert not lost, "\n".join(lost)
-    _rows.extend((*row, "nothing") for row in rows)
+    _rows.setdefault(request.path.stem, []).extend((*row, "nothing") for row in rows)
