@@ -181,10 +181,11 @@ class Report:
 def make(config: Config, say: Say, show: Show, checksum: bool = False, now: float | None = None) -> Report:
     """Make one generation, then remove those that need not stay."""
     started = time.time() if now is None else now
-    report = Report(generation=datetime.fromtimestamp(started, timezone.utc).strftime(_NAME))
-    final = config.own / report.generation
-    if final.exists():
-        raise BackupError(f"{final} is there already: a generation was begun in this very second.", EXIT_USAGE)
+    while (final := config.own / datetime.fromtimestamp(started, timezone.utc).strftime(_NAME)).exists():
+        # One was begun in this very second.
+        time.sleep(1 - time.time() % 1)
+        started = time.time()
+    report = Report(generation=final.name)
     there = generations(config.own)
     before = there[-1].path if there else None
     partial = config.own / _PARTIAL
