@@ -50,7 +50,7 @@ def written(page: str, tables: dict[str, str]) -> str:
     before, _, rest = page.partition(BEGIN)
     middle, _, after = rest.partition(END)
     parts = re.split(r"^\.\. (test_\w+)\n", middle, flags=re.MULTILINE)
-    every = dict(zip(parts[1::2], (part.strip() for part in parts[2::2]), strict=True)) | tables
+    every = {**dict(zip(parts[1::2], (part.strip() for part in parts[2::2]))), **tables}
     text = "".join(f".. {name}\n\n{every[name]}\n\n" for name in sorted(every))
     return f"{before}{BEGIN}\n\n{text}{END}{after}"
 
