@@ -107,7 +107,7 @@ def test_upload_and_mash(estate: Estate, note: Note) -> None:
     assert estate.manifest("goose-1") == before
     assert estate.hub.wait_for_task(number, 600) == "CLOSED"
     estate.back()
-    maker.run(["sh", "-c", "rm -rf /srv/repos/cut* /srv/repos/.cut*"])
+    maker.run(["sh", "-c", "rm -rf /srv/repos/cut /srv/repos/.mash/cut"])
     note(
         "network away for two minutes",
         f"{builder.name}, in an upload",
