@@ -10,7 +10,7 @@ from goose.lab import lab as labs
 
 def test_every_role_of_every_host(command: Any) -> None:
     """Each host by its roles; what fails here names what is broken on which host."""
-    done = command("test", "-q", "--tb=short", check=False)
+    done = command("test", "-q", "--tb=short", "-n", "4", check=False)
     assert done.returncode == 0, f"{done.stdout}\n{done.stderr}"
     assert not re.search(r"\d+ failed|\d+ error", done.stdout)
 
