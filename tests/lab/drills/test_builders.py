@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import subprocess
@@ -161,7 +162,7 @@ def test_queue_with_a_dead_and_a_drained_builder(
 
     for name, number in queue.items():
         assert hub.wait_for_task(number, 600) == "CLOSED", name
-    volume = Path(lab.need_role("koji.hub").root) / "mnt/koji/scratch"
+    volume = lab.record.root / "volumes/koji/scratch"
     for name, number in queue.items():
         made = [path.name for path in (volume / f"kojiadmin/task_{number}").glob("*.noarch.rpm")]
         assert [path.rpartition("-1-")[0] for path in made] == [name]
@@ -221,8 +222,6 @@ def test_update_and_retire_and_add(builders: Builders, two: tuple[Host, Host], c
 
 def test_housekeeping(queue: dict[str, int], command: Command, builders: Builders, hub: Hub, lab: labs.Lab) -> None:
     """Old output of scratch builds and an old untagged build go; a tagged one stays, and so does young output."""
-    host = lab.need_role("koji.gc")
-    volume = host.root / "mnt/koji"
     run = secrets.token_hex(4)
     specs = {name: _SPEC.format(name=name, run=f"0.{run}") for name in ("lab-gc-old", "lab-gc-kept")}
     for name, spec in specs.items():
@@ -235,10 +234,29 @@ def test_housekeeping(queue: dict[str, int], command: Command, builders: Builder
         command.on(builders.host.name, "sh", "-c", f"koji import --create-build {directory}/*.src.rpm")
     kept = f"lab-gc-kept-1-0.{run}"
     old = f"lab-gc-old-1-0.{run}"
-    command.on(builders.host.name, "koji", "add-pkg", "--owner=kojiadmin", "--force", "goose-1-candidate", "lab-gc-kept")
-    command.on(builders.host.name, "koji", "tag-build", "--nowait", "goose-1-candidate", kept)
-    wait_for(lambda: [b for b in hub("listTagged", "goose-1-candidate") if b["nvr"] == kept], "the tag", 120)
+    with tagged(command, builders.host.name, kept):
+        wait_for(lambda: [b for b in hub("listTagged", "goose-1-candidate") if b["nvr"] == kept], "the tag", 120)
+        clean(queue, command, hub, lab, old, kept)
 
+
+@contextlib.contextmanager
+def tagged(command: Command, name: str, nvr: str) -> Iterator[None]:
+    """A build is in the release's tag of candidates."""
+    package = nvr.rsplit("-", 2)[0]
+    command.on(name, "koji", "add-pkg", "--owner=kojiadmin", "--force", "goose-1-candidate", package)
+    command.on(name, "koji", "tag-build", "--nowait", "goose-1-candidate", nvr)
+    try:
+        yield
+    finally:
+        command.on(name, "koji", "untag-build", "goose-1-candidate", nvr)
+        command.on(name, "koji", "remove-pkg", "--force", "goose-1-candidate", package)
+
+
+def clean(queue: dict[str, int], command: Command, hub: Hub, lab: labs.Lab, old: str, kept: str) -> None:
+    """koji-gc and `koji_clean.py`, first without and then with a consequence."""
+    host = lab.need_role("koji.gc")
+    volume = lab.record.root / "volumes/koji"
+    run = kept.rpartition("-0.")[2]
     # As it is at first: it lists. Without a day to wait, and these two packages alone.
     gc = ["/usr/sbin/koji-gc", "--lock-file=/run/lock/koji-gc.lab", "--delay=0 seconds", "--grace-period=0 seconds",
           "--pkg=lab-gc-old", "--pkg=lab-gc-kept"]  # fmt: skip
@@ -267,6 +285,4 @@ def test_housekeeping(queue: dict[str, int], command: Command, builders: Builder
     assert not (volume / f"scratch/kojiadmin/task_{aged}").exists()
     assert (volume / f"scratch/kojiadmin/task_{young}").is_dir()
     assert (volume / f"packages/lab-gc-kept/1/0.{run}/src/{kept}.src.rpm").is_file()
-    command.on(builders.host.name, "koji", "untag-build", "goose-1-candidate", kept)
-    command.on(builders.host.name, "koji", "remove-pkg", "--force", "goose-1-candidate", "lab-gc-kept")
     command.on(host.name, "rm", "/run/koji-gc.lab.conf")
