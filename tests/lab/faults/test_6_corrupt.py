@@ -197,7 +197,8 @@ def test_keys(estate: Estate, note: Note, role: str, part: str, line: str, use: 
     whole = host.run(["sha256sum", path]).stdout
     if part == "signing":
         estate.forget_signatures()
-    host.run(["sh", "-c", f"printf damaged | dd of={path} conv=notrunc"])
+    # All of it: what GnuPG does not know in a key's file it passes over.
+    host.run(["sh", "-c", f"yes damaged | head -c $(stat -c %s {path}) | dd of={path} conv=notrunc"])
     host.run(
         [
             "sh",
