@@ -239,9 +239,12 @@ class Faults:
             "openssl ca -config ca.cnf -gencrl -crldays 3 2>/dev/null; rm -r $PWD"
         )
         text, host, path = sh(ca, line), self.hub, "/etc/pki/goose/crl.pem"
+        # The host's own renewal would mend it.
+        sh(host, "systemctl stop goose-pki-renew.timer")
         sh(host, "cp -p $path $path.lab-test; printf '%s\\n' \"$text\" >$path", path=path, text=text)
         told = [{"alertname": "GooseCrlEnds", "instance": host.fqdn}]
-        return Fault(told, lambda: sh(host, "cp -p $path.lab-test $path; rm $path.lab-test", path=path))
+        back = "cp -p $path.lab-test $path; rm $path.lab-test; systemctl start goose-pki-renew.timer"
+        return Fault(told, lambda: sh(host, back, path=path))
 
     def disk(self) -> Fault:
         """A small one where the builder that is disabled has its build roots, and full."""
