@@ -49,9 +49,10 @@ class Inventory:
     builds: set[str]
     signatures: set[tuple[str, str]]
     files: dict[str, int]
-    """Packages and signed copies on the volume, archives, media: size by path on this machine."""
+    """Packages and signed copies on the volume, archives: size by path on this machine."""
     commits: dict[str, str]
     published: dict[str, str]
+    """Repositories, with their manifests, and composes that have media."""
 
     def lost(self, after: Inventory) -> list[str]:
         """Sentences on what was here and is not in ``after``."""
@@ -85,12 +86,15 @@ class Estate:
             for signature in hub("queryRPMSigs", rpm_id=rpm["id"])
         }
         sources, maker = lab.need_role("scm"), lab.need_role("mash")
-        files = below(volume / "packages", "*.rpm") | below(maker.root / "srv/compose", "*.iso")
+        files = below(volume / "packages", "*.rpm")
         files |= below(lab.need_role("lookaside").root / f"{LOOKASIDE}/archives".lstrip("/"), "*")
         heads = "for r in $(find /var/lib/gitolite* -name '*.git' -prune); do git -c safe.directory='*' --git-dir=$r"
         heads += ' for-each-ref --format="$r %(refname) %(objectname)"; done'
         commits = dict(line.rsplit(" ", 1) for line in sources.run(["sh", "-c", heads]).stdout.splitlines())
         published = {name: self.manifest(name) for name in self.repositories()}
+        # What no link leads to any more is kept for a while, as pillar says.
+        composes = (link for link in (maker.root / "srv/compose").glob("*/*") if link.is_symlink())
+        published |= {f"{link.parent.name}/{link.name}": "" for link in composes if any(link.resolve().rglob("*.iso"))}
         return Inventory(
             {build["nvr"] for build in hub("listBuilds", state=1)}, signed, files, commits, published
         )

@@ -186,9 +186,7 @@ class Host:
 
     def kill(self) -> None:
         """Pull the plug."""
-        leader = self.leader()
-        network = _network(leader) if leader is not None else ""
-        for pid in (leader, self._supervisor()):
+        for pid in (self.leader(), self._supervisor()):
             if pid is not None:
                 try:
                     os.kill(pid, signal.SIGKILL)
@@ -200,20 +198,9 @@ class Host:
             os.waitpid(int((self.directory / "pid").read_text()), os.WNOHANG)
         except (OSError, ValueError):
             pass
-        # The kernel takes the host's network away in its own time, and later where somebody has entered it
-        # and does not end; until then the host cannot boot again.
-        wait_for(lambda: self._unplugged(network), what=f"the network of {self.fqdn} to end", seconds=30)
-
-    def _unplugged(self, network: str) -> bool:
-        if run(["ip", "link", "show", f"vb-{self.machine}"], what="ip", check=False).returncode != 0:
-            return True
-        for entry in Path("/proc").glob("[0-9]*") if network else ():
-            if _network(entry.name) == network:
-                try:
-                    os.kill(int(entry.name), signal.SIGKILL)
-                except ProcessLookupError:
-                    pass
-        return False
+        # The kernel takes a host's network away in its own time: connections that nobody answers any more keep it
+        # for minutes, and the host could not boot again.
+        run(["ip", "link", "delete", f"vb-{self.machine}"], what="ip", check=False)
 
     def _cgroups(self) -> list[Path]:
         """The host's own cgroup, in each hierarchy that systemd uses."""
@@ -226,15 +213,6 @@ class Host:
         for cgroup in self._cgroups():
             wait_for(lambda: _removed(cgroup), what=f"the processes of {self.fqdn} to end", seconds=60)  # noqa: B023
         remove_tree(self.directory)
-
-
-def _network(pid: int | str) -> str:
-    """The network namespace of a process; nothing where it has ended, or is this program's own."""
-    try:
-        found, own = (os.readlink(f"/proc/{each}/ns/net") for each in (pid, "self"))
-    except OSError:
-        return ""
-    return found if found != own else ""
 
 
 def _removed(cgroup: Path) -> bool:
