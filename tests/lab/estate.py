@@ -129,8 +129,8 @@ class Estate:
         return created(done.stdout)
 
     def forget_signatures(self) -> None:
-        """There is something to sign: Koji knows of no signature of the release's packages any more."""
-        rpms = self.hub("listTaggedRPMS", "goose-1", inherit=True)[0]
+        """There is something to sign: Koji knows of no signature of the release's latest packages any more."""
+        rpms = self.hub("listTaggedRPMS", "goose-1", inherit=True, latest=True)[0]
         signed = [(rpm["id"], row["sigkey"]) for rpm in rpms for row in self.hub("queryRPMSigs", rpm_id=rpm["id"])]
         # The one without a key is what Koji keeps of the unsigned RPM.
         forget(self.lab.need_role("koji.content"), [(rpm, key) for rpm, key in signed if key])
