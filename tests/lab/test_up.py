@@ -56,6 +56,7 @@ def machine() -> dict[str, Any]:
         "names": Path("/etc/hosts").read_text(),
         "labs": sorted(path.name for path in (record.directory() / "labs").iterdir()),
         "forwarding": Path("/proc/sys/net/ipv4/ip_forward").read_text(),
+        "instances": Path("/proc/sys/fs/inotify/max_user_instances").read_text(),
     }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import shutil
 import subprocess
@@ -128,7 +129,7 @@ def test_names_refused(name: str) -> None:
 
 
 def test_record_is_read_back() -> None:
-    written = record.Record("goose", "full", 12, {"salt": ["pki.ca"]}, forwarding_was_off=True)
+    written = record.Record("goose", "full", 12, {"salt": ["pki.ca"]}, kernel={"/proc/sys/x": 0})
     written.save()
     assert record.load("goose") == written
     assert record.all_records() == [written]
@@ -256,10 +257,8 @@ class Machine:
 def this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     found = Machine()
     (tmp_path / "hosts").write_text("127.0.0.1 localhost\n")
-    (tmp_path / "forward").write_text("0\n")
     monkeypatch.setattr(network, "run", found.run)
     monkeypatch.setattr(network, "_HOSTS", tmp_path / "hosts")
-    monkeypatch.setattr(network, "_FORWARDING", tmp_path / "forward")
     return found
 
 
@@ -276,11 +275,67 @@ def test_network_comes_and_goes(this_machine: Machine, tmp_path: Path) -> None:
     assert text.splitlines() == [
         "127.0.0.1 localhost", "# lab goose: begin", "198.18.10.11 hub.goose.test", "# lab goose: end",
     ]  # fmt: skip
-    assert (tmp_path / "forward").read_text() == "1\n"
     network.down(goose)
     assert this_machine.rules == []
     assert (tmp_path / "hosts").read_text() == "127.0.0.1 localhost\n"
-    assert (tmp_path / "forward").read_text() == "0\n"
+
+
+@pytest.fixture
+def kernel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Path]:
+    """Two settings of the kernel, one of which is as it must be."""
+    found = {"forward": tmp_path / "forward", "instances": tmp_path / "instances"}
+    for path, value in zip(found.values(), (0, 4096)):
+        path.write_text(f"{value}\n")
+    monkeypatch.setattr(machine, "_FORWARDING", str(found["forward"]))
+    monkeypatch.setattr(machine, "_KERNEL", {str(found["forward"]): 1, str(found["instances"]): 1024})
+    return found
+
+
+def test_the_last_lab_sets_the_kernel_back(kernel: dict[str, Path]) -> None:
+    one, two = record.Record("one", "full", 10), record.Record("two", "full", 11)
+    for each in (one, two, one):
+        each.save()
+        machine.allow(each)
+    assert [path.read_text() for path in kernel.values()] == ["1\n", "4096\n"]
+    assert (one.kernel, two.kernel) == ({str(kernel["forward"]): 0}, {})
+    machine.withdraw(record.existing("one"))
+    (one.root / "record.json").unlink()
+    assert kernel["forward"].read_text() == "1\n"
+    machine.withdraw(record.existing("two"))
+    assert [path.read_text() for path in kernel.values()] == ["0\n", "4096\n"]
+
+
+def test_a_kernel_that_lets_nothing_be_set(kernel: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container: what one host can live without stays, and without the other there is no lab."""
+    kernel["instances"].write_text("128\n")
+
+    def refuse(path: Path, text: str) -> int:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    one = record.Record("one", "full", 10)
+    kernel["forward"].write_text("1\n")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", refuse)
+        patched.setattr(record.Record, "save", lambda self: None)
+        machine.allow(one)
+    kernel["forward"].write_text("0\n")
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", refuse)
+        patched.setattr(record.Record, "save", lambda self: None)
+        with pytest.raises(LabError, match="forward cannot be set to 1: Read-only file system"):
+            machine.allow(one)
+
+
+def test_record_of_an_older_revision(kernel: dict[str, Path]) -> None:
+    one = record.Record("one", "full", 10)
+    one.save()
+    path = one.root / "record.json"
+    data = json.loads(path.read_text())
+    del data["kernel"]
+    path.write_text(json.dumps({**data, "forwarding_was_off": True}))
+    assert record.existing("one").kernel == {"/proc/sys/net/ipv4/ip_forward": 0}
+    path.write_text(json.dumps({**data, "forwarding_was_off": False}))
+    assert record.existing("one").kernel == {}
 
 
 def test_a_second_up_changes_no_names(this_machine: Machine, tmp_path: Path) -> None:
@@ -294,7 +349,7 @@ def test_a_second_up_changes_no_names(this_machine: Machine, tmp_path: Path) -> 
 
 
 def test_two_labs_do_not_meet(this_machine: Machine, tmp_path: Path) -> None:
-    """Each takes away its own alone, and the last one switches forwarding off."""
+    """Each takes away its own alone."""
     one, two = record.Record("one", "full", 10), record.Record("two", "full", 11)
     for each in (one, two):
         each.save()
@@ -302,10 +357,6 @@ def test_two_labs_do_not_meet(this_machine: Machine, tmp_path: Path) -> None:
     network.down(one)
     assert "hub.two.test" in (tmp_path / "hosts").read_text() and "one" not in (tmp_path / "hosts").read_text()
     assert len(this_machine.rules) == 3 and all("goose-lab two" in rule for rule in this_machine.rules)
-    assert (tmp_path / "forward").read_text() == "1\n"
-    (one.root / "record.json").unlink()
-    network.down(record.existing("two"))
-    assert (tmp_path / "forward").read_text() == "0\n"
 
 
 # The machine's settings, taken over by the hosts

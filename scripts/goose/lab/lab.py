@@ -100,6 +100,7 @@ class Lab:
         cache = record.directory() / "cache"
         bases = [host.base() for host in self.hosts]
         root = next((known for known in bases if known), None) or base.make(cache, self.settings, self.progress)
+        machine.allow(self.record)
         network.up(self.record, {host.fqdn: host.address for host in self.hosts})
         off = [host for host in self.hosts if host.leader() is None]
         for host in off:
@@ -384,6 +385,7 @@ class Lab:
             host.kill()
             host.remove()
         network.down(self.record)
+        machine.withdraw(self.record)
         # The record goes last: a killed destroy is simply run again.
         for path in self.record.root.iterdir():
             if path.name != "record.json":

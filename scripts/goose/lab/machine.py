@@ -10,11 +10,16 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from goose.lab.record import Record, all_records
 from goose.lab.run import LabError, Progress, run
 
 # What pip settings name files of this machine that a host does not have.
 _PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host", "proxy", "timeout", "retries")
 _PROXIES = ("http_proxy", "https_proxy", "no_proxy")
+# What the kernel must allow: the hosts' traffic to the outside, and, by what systemd of each host watches, some
+# ten hosts beside one another. Inside a container the second may be what it is.
+_FORWARDING = "/proc/sys/net/ipv4/ip_forward"
+_KERNEL = {_FORWARDING: 1, "/proc/sys/fs/inotify/max_user_instances": 1024}
 
 
 def require(needs: dict[str, Any], directory: Path) -> None:
@@ -41,6 +46,36 @@ def require(needs: dict[str, Any], directory: Path) -> None:
     memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 2**30
     if memory < needs["memory_gib"]:
         raise LabError(f"This machine has {memory:.1f} GiB of memory and the lab needs {needs['memory_gib']}.", 2)
+
+
+def allow(record: Record) -> None:
+    """Let the kernel carry the lab's hosts; what it allows already stays."""
+    for path, wanted in _KERNEL.items():
+        now = int(Path(path).read_text())
+        if now >= wanted:
+            continue
+        record.kernel.setdefault(path, now)
+        record.save()
+        try:
+            Path(path).write_text(f"{wanted}\n")
+        except OSError as error:
+            if path == _FORWARDING:
+                raise LabError(f"{path} cannot be set to {wanted}: {error.strerror}.") from error
+
+
+def withdraw(record: Record) -> None:
+    """Set back what `allow` has set; where there are other labs, the last one to go does."""
+    others = [other for other in all_records() if other.name != record.name]
+    for path, was in record.kernel.items():
+        if others:
+            others[0].kernel.setdefault(path, was)
+            others[0].save()
+        else:
+            try:
+                Path(path).write_text(f"{was}\n")
+            except OSError as error:
+                if path == _FORWARDING:
+                    raise LabError(f"{path} cannot be set back to {was}: {error.strerror}.") from error
 
 
 def _os_name() -> str:

@@ -8,7 +8,6 @@ from pathlib import Path
 from goose.lab.record import Record, all_records
 from goose.lab.run import LabError, run
 
-_FORWARDING = Path("/proc/sys/net/ipv4/ip_forward")
 _HOSTS = Path("/etc/hosts")
 
 
@@ -36,10 +35,6 @@ def up(record: Record, addresses: dict[str, str]) -> None:
         run(["ip", "link", "add", record.bridge, "type", "bridge"], what=f"Making the bridge {record.bridge}")
     run(["ip", "address", "replace", f"{record.gateway}/24", "dev", record.bridge], what="ip address")
     run(["ip", "link", "set", record.bridge, "up"], what="ip link")
-    if _FORWARDING.read_text().strip() == "0":
-        record.forwarding_was_off = True
-        record.save()
-        _FORWARDING.write_text("1\n")
     for table, chain, rule in _rules(record):
         if run(["iptables", "-w", "-t", table, "-C", chain, *rule], what="iptables", check=False).returncode != 0:
             run(["iptables", "-w", "-t", table, "-I", chain, *rule], what="Adding a rule of the lab's network")
@@ -52,14 +47,6 @@ def down(record: Record) -> None:
         while run(["iptables", "-w", "-t", table, "-D", chain, *rule], what="iptables", check=False).returncode == 0:
             pass
     run(["ip", "link", "delete", record.bridge], what="ip link", check=False)
-    others = [other for other in all_records() if other.name != record.name]
-    if record.forwarding_was_off:
-        if others:
-            # The last lab to go switches it off.
-            others[0].forwarding_was_off = True
-            others[0].save()
-        else:
-            _FORWARDING.write_text("0\n")
     _write_names(record, {})
 
 

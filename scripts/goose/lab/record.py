@@ -43,8 +43,8 @@ class Record:
     """The third number of the lab's network, 198.18.N.0/24."""
     hosts: dict[str, list[str]] = field(default_factory=dict)
     """Host -> roles."""
-    forwarding_was_off: bool = False
-    """Whether the lab switched IPv4 forwarding on."""
+    kernel: dict[str, int] = field(default_factory=dict)
+    """Settings of the machine's kernel that the lab raised, and what they were."""
     pillar: dict[str, Any] = field(default_factory=dict)
     """What `up --pillar` gave, over the profile's own."""
 
@@ -86,7 +86,11 @@ def load(name: str) -> Record | None:
     path = directory() / "labs" / check_name(name) / "record.json"
     if not path.exists():
         return None
-    return Record(**json.loads(path.read_text()))
+    data = json.loads(path.read_text())
+    if data.pop("forwarding_was_off", False):
+        # A lab of a revision that knew of this one alone.
+        data["kernel"] = {"/proc/sys/net/ipv4/ip_forward": 0}
+    return Record(**data)
 
 
 def existing(name: str) -> Record:
