@@ -264,9 +264,7 @@ class Rebuild:
                     running[name] = built
             for name in list(running):
                 built = running[name]
-                info = self._session.getTaskInfo(built.task)
-                if self._koji.TASK_STATES[info["state"]] not in ("FREE", "OPEN", "ASSIGNED"):
-                    self._end(built, info)
+                if not self._runs(built.task) and self._ended(built):
                     del running[name]
             if waiting or running:
                 self._sleep(self._pause)
@@ -316,9 +314,16 @@ class Rebuild:
                 continue
             if build["state"] == states["BUILDING"]:
                 return dict(build)
-            if build["state"] == states["COMPLETE"] and build["nvr"] in tagged:
+            # Complete is first, and tagged by the end of its task.
+            if build["state"] == states["COMPLETE"] and (build["nvr"] in tagged or self._runs(build["task_id"])):
                 return dict(build)
         return None
+
+    def _runs(self, task: int | None) -> bool:
+        """Whether a task has not ended."""
+        if task is None:
+            return False
+        return self._koji.TASK_STATES[self._session.getTaskInfo(task)["state"]] in ("FREE", "OPEN", "ASSIGNED")
 
     def _start(self, built: Built, priority: int) -> None:
         srpm = built.srpm
@@ -326,7 +331,7 @@ class Rebuild:
         build = self._existing(srpm)
         if build is not None:
             built.nvr = build["nvr"]
-            if build["state"] == self._koji.BUILD_STATES["COMPLETE"]:
+            if build["state"] == self._koji.BUILD_STATES["COMPLETE"] and not self._runs(build["task_id"]):
                 self._say(f"{built.nvr} is built already")
                 return
             built.task = build["task_id"]
@@ -353,20 +358,29 @@ class Rebuild:
         holds = repo and self._koji.util.checkForBuilds(self._session, self.build_tag, builds, repo["create_event"])
         return bool(holds)
 
-    def _end(self, built: Built, info: Mapping[str, Any]) -> None:
+    def _ended(self, built: Built) -> bool:
+        """Say what has come of a task that has ended; false where another task builds the same."""
         built.seconds = self._clock() - built.started
         builds = self._session.listBuilds(taskID=built.task)
         built.nvr = built.nvr or (builds[0]["nvr"] if builds else built.srpm.nvr)
-        if self._koji.TASK_STATES[info["state"]] == "CLOSED":
+        state = self._koji.TASK_STATES[self._session.getTaskInfo(built.task)["state"]]
+        if state == "CLOSED":
             self._say(f"{built.nvr}: complete after {built.seconds:.0f} s")
-            return
+            return True
+        other = self._existing(built.srpm)
+        if other is not None and other["task_id"] != built.task:
+            # A run that was killed had asked for it too, before Koji knew the build, and it is built only once.
+            built.nvr, built.task = other["nvr"], other["task_id"]
+            self._say(f"{built.nvr}: built by task {built.task}")
+            return built.task is None
         try:
             self._session.getTaskResult(built.task)
             reason = "it was cancelled"
         except Exception as error:  # whatever the builder raised, or that it was cancelled
             reason = str(error).strip()
-        built.error = f"Task {built.task} ended as {self._koji.TASK_STATES[info['state']]}: {reason}"
+        built.error = f"Task {built.task} ended as {state}: {reason}"
         self._say(f"{built.nvr}: {built.error}")
+        return True
 
 
 def log_in(profile: str) -> Any:

@@ -339,6 +339,33 @@ def test_running_build_is_adopted(session: Session, rebuilder: rebuild.Rebuild, 
     assert any("which is under way" in line for line in said)
 
 
+def test_complete_and_not_tagged_yet(session: Session, rebuilder: rebuild.Rebuild) -> None:
+    """Its task still has the tagging to do."""
+    build = session.add("x", "1.el1", "COMPLETE", left=2)
+    (result,) = rebuilder.run([srpm("x")])
+    assert session.started == [] and (result.task, result.error) == (build["task_id"], "")
+
+
+@pytest.mark.parametrize("left", [0, 4], ids=["done", "under way"])
+def test_task_of_a_killed_run_that_koji_knew_no_build_of(
+    session: Session, rebuilder: rebuild.Rebuild, said: list[str], monkeypatch: pytest.MonkeyPatch, left: int
+) -> None:
+    """It had been asked for, and its build came after this run had looked: one of the two tasks is refused."""
+    ask = session.build
+
+    def late(*words: Any) -> int:
+        number = ask(*words)
+        session.builds[-1]["state"] = BUILDS["FAILED"]
+        session.tasks[number] = {"state": TASKS["FAILED"], "left": 0}
+        session.add("x", "1.el1", "BUILDING" if left else "COMPLETE", tagged=not left, left=left)
+        return number
+
+    monkeypatch.setattr(session, "build", late)
+    (result,) = rebuilder.run([srpm("x")])
+    assert (result.error, result.nvr, result.task) == ("", "x-1-1.el1", 2)
+    assert "x-1-1.el1: built by task 2" in said
+
+
 def test_dependent_waits_for_a_repo(session: Session, rebuilder: rebuild.Rebuild, said: list[str]) -> None:
     """Complete is not enough: what was built must be in the repo that the build root is made of."""
     results = rebuilder.run([srpm("app", ["liba-devel"]), srpm("liba", gives=["liba-devel"])])
