@@ -82,7 +82,7 @@ def test_services(estate: Estate, note: Note, dice: random.Random) -> None:
     failed = [number for number in tasks if estate.hub.wait_for_task(number, 400) != "CLOSED"]
     admin = estate.lab.need_role("koji.content")
     for number in failed:
-        said = admin.run(["koji", "-p", "goose", "resubmit", "--nowait", "--quiet", str(number)]).stdout
+        said = admin.run(["koji", "-p", "goose", "resubmit", "--nowait", str(number)]).stdout
         assert estate.hub.wait_for_task(int(said.split()[-1]), 400) == "CLOSED"
     builds = (
         f"builds went on, {len(failed)} of {len(tasks)} had to be resubmitted" if failed else "builds went on"
