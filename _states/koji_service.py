@@ -15,20 +15,16 @@ def __virtual__() -> str:
     return "koji_service"
 
 
-def _last_change(unit: str) -> float | None:
-    """When systemd last started or reloaded the unit, in seconds since the epoch; None where it does not run."""
+def _last_change(unit: str) -> tuple[str, float | None]:
+    """A unit's state, and when systemd last started or reloaded it, in seconds since the epoch; None: it does not run."""
     command = ["systemctl", "show", "--timestamp=us+utc", "--property=ActiveState,StateChangeTimestamp", unit]
-    for _ in range(_TRIES):
-        out = __salt__["cmd.run_stdout"](command, python_shell=False, env={"LC_ALL": "C"})
-        values = dict(line.partition("=")[::2] for line in out.splitlines())
-        if values.get("ActiveState") != "activating" or __opts__["test"]:
-            break
-        # Being started, or started again after it has died.
-        time.sleep(_PAUSE)
-    if values.get("ActiveState") not in ("active", "reloading") or not values.get("StateChangeTimestamp"):
-        return None
+    out = __salt__["cmd.run_stdout"](command, python_shell=False, env={"LC_ALL": "C"})
+    values = dict(line.partition("=")[::2] for line in out.splitlines())
+    state = values.get("ActiveState", "")
+    if state not in ("active", "reloading") or not values.get("StateChangeTimestamp"):
+        return state, None
     stamp = values["StateChangeTimestamp"].replace(" UTC", " +0000")
-    return datetime.strptime(stamp, "%a %Y-%m-%d %H:%M:%S.%f %z").timestamp()
+    return state, datetime.strptime(stamp, "%a %Y-%m-%d %H:%M:%S.%f %z").timestamp()
 
 
 def current(name: str, files: list[str], reload: bool = False) -> dict[str, Any]:
@@ -38,7 +34,12 @@ def current(name: str, files: list[str], reload: bool = False) -> dict[str, Any]
     failed before it came to the service, no later one would: the file is as it should be.
     """
     ret: dict[str, Any] = {"name": name, "result": True, "changes": {}, "comment": ""}
-    since = _last_change(name)
+    for _ in range(_TRIES):
+        state, since = _last_change(name)
+        if state != "activating" or __opts__["test"]:
+            break
+        # Being started, or started again after it has died.
+        time.sleep(_PAUSE)
     if since is None:
         if __opts__["test"]:
             ret["result"] = None
@@ -59,7 +60,7 @@ def current(name: str, files: list[str], reload: bool = False) -> dict[str, Any]
         return ret
     __salt__[f"service.{action}"](name)
     for _ in range(_TRIES):
-        if (_last_change(name) or 0) > since:
+        if (_last_change(name)[1] or 0) > since:
             ret["comment"] = f"{name} was {action}ed."
             return ret
         time.sleep(_PAUSE)

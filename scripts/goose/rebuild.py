@@ -28,6 +28,8 @@ EXIT_DONE, EXIT_PARTLY, EXIT_USAGE, EXIT_AUTHENTICATION, EXIT_KOJI, EXIT_TOOL = 
 # Seconds that a new repo may take.
 _REPO_WAIT = 3600
 
+# States of a task that has not ended.
+_UNDER_WAY = ("FREE", "OPEN", "ASSIGNED")
 # Added to the priority of a build that no other waits for: those that others need are built first.
 _NOT_URGENT = 5
 
@@ -264,7 +266,8 @@ class Rebuild:
                     running[name] = built
             for name in list(running):
                 built = running[name]
-                if not self._runs(built.task) and self._ended(built):
+                state = self._state(built.task)
+                if state not in _UNDER_WAY and self._ended(built, state):
                     del running[name]
             if waiting or running:
                 self._sleep(self._pause)
@@ -303,7 +306,7 @@ class Rebuild:
             self._sleep(self._pause)
 
     def _existing(self, srpm: Srpm) -> Mapping[str, Any] | None:
-        """The build of this source RPM that is complete and tagged, or under way."""
+        """The build of this source RPM that is complete and tagged, or else ``under_way``."""
         states = self._koji.BUILD_STATES
         package = self._session.getPackageID(srpm.name)
         if package is None:
@@ -313,17 +316,17 @@ class Rebuild:
             if build["version"] != srpm.version or not same_release(srpm, build["release"], self.dist):
                 continue
             if build["state"] == states["BUILDING"]:
-                return dict(build)
+                return {**build, "under_way": True}
+            if build["state"] == states["COMPLETE"] and build["nvr"] in tagged:
+                return {**build, "under_way": False}
             # Complete is first, and tagged by the end of its task.
-            if build["state"] == states["COMPLETE"] and (build["nvr"] in tagged or self._runs(build["task_id"])):
-                return dict(build)
+            if build["state"] == states["COMPLETE"] and self._state(build["task_id"]) in _UNDER_WAY:
+                return {**build, "under_way": True}
         return None
 
-    def _runs(self, task: int | None) -> bool:
-        """Whether a task has not ended."""
-        if task is None:
-            return False
-        return self._koji.TASK_STATES[self._session.getTaskInfo(task)["state"]] in ("FREE", "OPEN", "ASSIGNED")
+    def _state(self, task: int | None) -> str:
+        """The name of a task's state; nothing where a build has no task."""
+        return str(self._koji.TASK_STATES[self._session.getTaskInfo(task)["state"]]) if task is not None else ""
 
     def _start(self, built: Built, priority: int) -> None:
         srpm = built.srpm
@@ -331,7 +334,7 @@ class Rebuild:
         build = self._existing(srpm)
         if build is not None:
             built.nvr = build["nvr"]
-            if build["state"] == self._koji.BUILD_STATES["COMPLETE"] and not self._runs(build["task_id"]):
+            if not build["under_way"]:
                 self._say(f"{built.nvr} is built already")
                 return
             built.task = build["task_id"]
@@ -358,12 +361,11 @@ class Rebuild:
         holds = repo and self._koji.util.checkForBuilds(self._session, self.build_tag, builds, repo["create_event"])
         return bool(holds)
 
-    def _ended(self, built: Built) -> bool:
+    def _ended(self, built: Built, state: str) -> bool:
         """Say what has come of a task that has ended; false where another task builds the same."""
         built.seconds = self._clock() - built.started
         builds = self._session.listBuilds(taskID=built.task)
         built.nvr = built.nvr or (builds[0]["nvr"] if builds else built.srpm.nvr)
-        state = self._koji.TASK_STATES[self._session.getTaskInfo(built.task)["state"]]
         if state == "CLOSED":
             self._say(f"{built.nvr}: complete after {built.seconds:.0f} s")
             return True

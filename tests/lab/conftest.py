@@ -32,13 +32,15 @@ class Command:
     """`scripts/lab` for one lab, as a user runs it."""
 
     name: str
+    tree: Path = TREE
+    """The checkout whose command it is."""
 
     def __call__(
         self, *words: str, check: bool = True, timeout: float = 1500, stdin: str | None = None
     ) -> subprocess.CompletedProcess[str]:
         """Run `scripts/lab --name NAME WORDS…`; with `check`, fail the test on a non-zero status."""
         done = subprocess.run(
-            [str(TREE / "scripts/lab"), "--name", self.name, *words],
+            [str(self.tree / "scripts/lab"), "--name", self.name, *words],
             capture_output=True,
             text=True,
             check=False,

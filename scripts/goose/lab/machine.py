@@ -56,11 +56,7 @@ def allow(record: Record) -> None:
             continue
         record.kernel.setdefault(path, now)
         record.save()
-        try:
-            Path(path).write_text(f"{wanted}\n")
-        except OSError as error:
-            if path == _FORWARDING:
-                raise LabError(f"{path} cannot be set to {wanted}: {error.strerror}.") from error
+        _set(path, wanted)
 
 
 def withdraw(record: Record) -> None:
@@ -71,11 +67,15 @@ def withdraw(record: Record) -> None:
             others[0].kernel.setdefault(path, was)
             others[0].save()
         else:
-            try:
-                Path(path).write_text(f"{was}\n")
-            except OSError as error:
-                if path == _FORWARDING:
-                    raise LabError(f"{path} cannot be set back to {was}: {error.strerror}.") from error
+            _set(path, was)
+
+
+def _set(path: str, value: int) -> None:
+    try:
+        Path(path).write_text(f"{value}\n")
+    except OSError as error:
+        if path == _FORWARDING:
+            raise LabError(f"{path} cannot be set to {value}: {error.strerror}.") from error
 
 
 def _os_name() -> str:

@@ -31,30 +31,15 @@ def git(*words: str, tree: Path = TREE) -> str:
     return done.stdout.strip()
 
 
-class Checkout:
-    """A checkout that can be pulled, and the command in it."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __call__(self, *words: str) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [str(self.path / "scripts/lab"), f"--name={NAME}", *words],
-            capture_output=True, text=True, check=False, timeout=1500,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done
-
-
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Checkout]:
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Command]:
     """A lab of the older revision, which has built its first package."""
     if subprocess.run(["git", "-C", str(TREE), "cat-file", "-e", f"{OLD}^{{commit}}"], check=False).returncode:
         pytest.skip(f"this clone does not hold revision {OLD}: fetch all of its history")
     path = tmp_path_factory.mktemp("older") / "tree"
     git("clone", "--quiet", "--no-checkout", str(TREE), str(path))
     git("checkout", "--quiet", "--detach", OLD, tree=path)
-    old = Checkout(path)
+    old = Command(NAME, path)
     Command(NAME)("destroy")
     try:
         old("up")
@@ -77,10 +62,10 @@ def kept(lab: labs.Lab) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_pulled_and_applied(checkout: Checkout) -> None:
+def test_pulled_and_applied(checkout: Command) -> None:
     """One `up` of the newer tree: nothing by hand, nothing lost; then nothing is left to do, and it builds."""
     before = kept(labs.Lab(record.existing(NAME), Progress()))
-    git("checkout", "--quiet", "--detach", git("rev-parse", "HEAD"), tree=checkout.path)
+    git("checkout", "--quiet", "--detach", git("rev-parse", "HEAD"), tree=checkout.tree)
     checkout("up")
     new = labs.Lab(record.existing(NAME), Progress())
     after = kept(new)
