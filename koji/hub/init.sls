@@ -43,7 +43,7 @@ include:
   - koji.library
   - koji.selinux
   - koji.volume
-  - koji.wsgi
+  - koji.httpd
 {%- if 'koji.db' in pillar.get('roles', []) %}
   - koji.db
 {%- endif %}
@@ -171,8 +171,7 @@ koji-hub-apache:
     - source: salt://koji/hub/files/kojihub.conf.jinja
     - template: jinja
     - mode: '0644'
-    - context: {{ {'script': hub.script, 'processes': hub.processes, 'call_timeout': hub.call_timeout,
-                   'volume': koji.volume.path} | tojson }}
+    - context: {{ {'script': hub.script, 'volume': koji.volume.path} | tojson }}
     - require:
       - pkg: koji-wsgi-packages
       - koji_db: koji-hub-schema

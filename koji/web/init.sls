@@ -19,7 +19,7 @@ include:
   - pki
   - koji.library
   - koji.selinux
-  - koji.wsgi
+  - koji.httpd
 
 # Its group comes with Apache's packages.
 extend:
@@ -75,10 +75,8 @@ koji-web-secret:
 koji-web-apache:
   file.managed:
     - name: {{ httpd.fragments }}/kojiweb.conf
-    - source: salt://koji/web/files/kojiweb.conf.jinja
-    - template: jinja
+    - source: salt://koji/web/files/kojiweb.conf
     - mode: '0644'
-    - context: {{ {'processes': web.processes} | tojson }}
     - require:
       - pkg: koji-wsgi-packages
       - file: koji-web-config

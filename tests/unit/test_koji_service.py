@@ -24,7 +24,8 @@ class Systemd:
     def show(self, command: list[str], **_: Any) -> str:
         state, moment = self.states.pop(0) if len(self.states) > 1 else self.states[0]
         stamp = datetime.fromtimestamp(moment, timezone.utc).strftime("%a %Y-%m-%d %H:%M:%S.%f UTC")
-        return f"ActiveState={state}\nStateChangeTimestamp={stamp}"
+        asked = command[-2].rpartition(",")[2]
+        return f"ActiveState={state}\n{asked}={stamp}"
 
     def action(self, name: str) -> bool:
         self.asked.append(name)
@@ -33,7 +34,7 @@ class Systemd:
 
 @pytest.fixture
 def current(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Current:
-    """The state, on a file that has just changed: the states that systemd tells, then what it did."""
+    """A state, on a file that has just changed: the states that systemd tells, then what it did."""
     spec = importlib.util.spec_from_file_location("koji_service_states", ROOT / "_states/koji_service.py")
     assert spec and spec.loader
     states: Any = importlib.util.module_from_spec(spec)
@@ -43,11 +44,11 @@ def current(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Current:
     path.write_text("new")
     changed = path.stat().st_ctime
 
-    def run(*told: tuple[str, float], test: bool = False) -> dict[str, Any]:
+    def run(*told: tuple[str, float], test: bool = False, function: str = "current") -> dict[str, Any]:
         systemd = Systemd(*((state, changed + seconds) for state, seconds in told))
         states.__opts__ = {"test": test}
-        states.__salt__ = {"cmd.run_stdout": systemd.show, "service.restart": systemd.action}
-        ret: dict[str, Any] = states.current("kojid", [str(path)])
+        states.__salt__ = {"cmd.run_stdout": systemd.show, "service.restart": systemd.action, "service.stop": systemd.action}
+        ret: dict[str, Any] = getattr(states, function)("kojid", [str(path)])
         return {**ret, "asked": systemd.asked}
 
     return run
@@ -82,3 +83,15 @@ def test_does_not_run(current: Current, state: str) -> None:
 def test_does_not_come_back(current: Current) -> None:
     ret = current(("active", -5), ("failed", 1))
     assert ret["result"] is False and "does not run after its restart" in ret["comment"]
+
+
+def test_ended(current: Current) -> None:
+    """What a service takes at its start alone: it is ended where that is newer, and nobody starts it here."""
+    for told in (("active", 5), ("inactive", -5), ("failed", -5)):
+        ret = current(told, function="ended")
+        assert (ret["result"], ret["changes"], ret["asked"]) == (True, {}, [])
+    ret = current(("active", -5), ("inactive", -5), function="ended")
+    assert (ret["result"], ret["asked"]) == (True, ["kojid"]) and "ended, for" in ret["changes"]["kojid"]
+    assert current(("active", -5), function="ended")["result"] is False, "it does not end"
+    planned = current(("active", -5), test=True, function="ended")
+    assert (planned["result"], planned["asked"]) == (None, []) and planned["changes"]

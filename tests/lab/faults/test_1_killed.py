@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 
 from estate import (
+    AS_MASH,
     LIB,
     SALT,
     SIGN,
@@ -133,6 +134,45 @@ cd /mnt/koji/scratch; mkdir -p fault; cd fault
 for n in $(seq 300); do mkdir -p task_9$n/x; touch task_9$n/x/a; done
 find . -exec touch -h -d '60 days ago' {} +
 """
+# The site's configuration with one thing more, in a file of its own.
+WITH = """
+/usr/bin/python3 - {source} {copy} <<'END'
+import json, sys
+with open(sys.argv[1]) as stream:
+    about = json.load(stream)
+{change}
+with open(sys.argv[2], "w") as stream:
+    json.dump(about, stream)
+END
+chmod 0644 {copy}
+"""
+KEYS = "/var/tmp/fault-signing.json"
+KEY_BEFORE = (
+    WITH.format(
+        source="/etc/goose/signing.json", copy=KEYS,
+        change="""about["keys"]["fault"] = {**next(iter(about["keys"].values())), "name": "fault", "type": "ed25519",
+                          "uid": "fault <fault@example.org>", "credential": "signing-fault"}""",
+    )  # fmt: skip
+    + f"""
+{LIB}/signing_key.py retire fault --config {KEYS} --delete-secret >/dev/null 2>&1 || true
+rm -f /etc/credstore.encrypted/signing-fault /srv/goose-keys/RPM-GPG-KEY-fault
+"""
+)
+COMPOSE = "/etc/goose/compose.json"
+TARGETS = "/var/tmp/fault-compose.json"
+MIRROR = "/var/tmp/fault-mirror"
+MIRROR_BEFORE = (
+    WITH.format(
+        source=COMPOSE, copy=TARGETS,
+        change=f"""about["targets"] = {{"fault": {{"to": "{MIRROR}", "stages": ["testing"]}}}}""",
+    )  # fmt: skip
+    + f"rm -rf {MIRROR}; install -d -o goose-mash {MIRROR}"
+)
+SIGNED = "/srv/repos/fault.asc"
+BUILDROOT = "/var/tmp/fault-buildroot"
+RELEASE = "/var/tmp/fault-release"
+SAMPLES = "/var/tmp/fault-samples"
+WHOLE_RPMS = "for rpm in {}/*.rpm; do rpm --checksig --nosignature $rpm; done"
 REBUILT = "lab-fault-rebuild"
 SCRIPTS = [
     Script("mash_repo.py", "mash", shlex.join(mash_line("fault")), MASH_BEFORE, MASH_GOOD),
@@ -176,6 +216,35 @@ SCRIPTS = [
     Script(
         "koji_builder.py drain", "koji.content", f"{SALT}/koji_builder.py drain $BUILDER",
         f"{SALT}/koji_builder.py enable $BUILDER || true", f"{SALT}/koji_builder.py enable $BUILDER",
+    ),
+    Script(
+        "signing_key.py create", "sigul.client", f"{LIB}/signing_key.py create fault --config {KEYS}", KEY_BEFORE,
+        f"{LIB}/signing_key.py list --config {KEYS} --json | tr -d ' ' | grep -q '.key.:.fault.'"
+        f"; gpg --show-keys /srv/goose-keys/RPM-GPG-KEY-fault; {KEY_BEFORE}",
+        "run again it makes what is missing, and no second key",
+    ),
+    Script(
+        "sign_file.py", "mash",
+        f"for n in $(seq 5); do {shlex.join(AS_MASH)} {LIB}/sign_file.py --clear goose-1 /etc/os-release {SIGNED}; done",
+        f"rm -f {SIGNED}", f"gpg --verify {SIGNED} 2>&1 | grep -q 'Signature made'",
+    ),
+    Script(
+        "publish_compose.py", "pungi",
+        f"{shlex.join(AS_MASH)} {LIB}/publish_compose.py --config {TARGETS} latest-goose-1-testing", MIRROR_BEFORE,
+        f"iso=$(find {MIRROR} -name '*.iso'); checkisomd5 $(echo $iso | cut -d' ' -f1); rm -rf {MIRROR}",
+    ),
+    Script(
+        "goose_release.py", "koji.content",
+        f"{SALT}/goose_release.py --site /var/tmp/lab-site.yaml --out {RELEASE}",
+        f"rm -rf {RELEASE}; mkdir {RELEASE}", WHOLE_RPMS.format(RELEASE),
+    ),
+    Script(
+        "goose_samples.py", "koji.content", f"{SALT}/goose_samples.py --out {SAMPLES} --cache {SAMPLES}/cache",
+        f"rm -rf {SAMPLES}; mkdir {SAMPLES}", WHOLE_RPMS.format(SAMPLES),
+    ),
+    Script(
+        "koji_buildroot.py make", "koji.bootstrap", f"/usr/bin/python3 {LIB}/koji_buildroot.py --out {BUILDROOT} make",
+        f"rm -rf {BUILDROOT}", WHOLE_RPMS.format(f"$(dirname $(find {BUILDROOT} -name '*.rpm' | head -n 1))"),
     ),
     Script("pki_report.py", "pki.ca", f"{SALT}/pki_report.py"),
     Script(

@@ -86,6 +86,34 @@ def test_what_is_backed_up(
     )
 
 
+def test_database(estate: Estate, note: Note) -> None:
+    """A page of PostgreSQL's own files: its checksum tells, backups do not take it, and the last one brings it back."""
+    host = estate.lab.need_role("koji.db")
+    backup, restore = f"{LIB}/koji_backup.py", f"{LIB}/koji_restore.py"
+    host.run([backup, "run"])
+    psql = ["runuser", "-u", "postgres", "--", "psql", "-X", "-A", "-t", "-d", "koji", "-c"]
+    directory, table = (
+        host.run([*psql, query]).stdout.strip()
+        for query in ("SHOW data_directory", "SELECT pg_relation_filepath('rpmsigs')")
+    )
+    unit = "postgresql@15-main"
+    host.run(["systemctl", "stop", unit])
+    flip(host, f"{directory}/{table}")
+    host.run(["systemctl", "start", unit])
+    status, said = ended(start_on(host, backup, "run"))
+    assert status != 0 and "invalid page" in said, said
+    status, said = ended(start_on(host, restore, "--part", "database", "--over", host.fqdn))
+    assert status == 0, said
+    host.run([backup, "run"])
+    estate.back()
+    note(
+        "corrupt file",
+        f"{host.name}: {directory}",
+        "PostgreSQL's checksum tells: calls that need it fail, the nightly backup fails and says *invalid page*",
+        f"``koji_restore.py --part database --over {host.name}``",
+    )
+
+
 def test_archive_by_fsck(estate: Estate, note: Note, imported: None) -> None:
     """The lookaside cache knows by itself what an archive is: its name says it."""
     host = estate.lab.need_role("lookaside")
