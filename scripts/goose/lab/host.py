@@ -57,14 +57,21 @@ class Host:
         except OSError:
             return None
 
+    @staticmethod
+    def _words(pid: int) -> list[str]:
+        """The command line of a process; nothing where there is none."""
+        try:
+            return Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        except OSError:
+            return []
+
     def _supervisor(self) -> int | None:
         try:
             pid = int((self.directory / "pid").read_text())
-            words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
         except (OSError, ValueError):
             return None
         # Numbers are used again: this one must still be this host's.
-        return pid if f"--machine={self.machine}" in words else None
+        return pid if f"--machine={self.machine}" in self._words(pid) else None
 
     def base(self) -> Path | None:
         """The base that the host was made on, or nothing where it is still to be made.
@@ -135,6 +142,12 @@ class Host:
                 env={"PATH": _PATH},
             )
         (self.directory / "pid").write_text(f"{process.pid}\n")
+        # In the middle of an exec a process has no command line, and who looks then finds a host that is off.
+        wait_for(
+            lambda: process.poll() is not None or self._words(process.pid)[:1] == ["systemd-nspawn"],
+            what=f"systemd-nspawn of {self.fqdn} to start",
+            seconds=60,
+        )
 
     def wait_until_up(self, seconds: float = 90) -> None:
         """Return once the host's systemd has started everything; `LabError` with its console else."""
