@@ -153,8 +153,8 @@ def active(host: Host, unit: str) -> bool:
 
 
 def last_heard(hub: Hub, name: str) -> float:
-    """When a builder has last spoken to the hub, in seconds since the epoch."""
-    return float(hub("getLastHostUpdate", hub("getHost", name)["id"], ts=True))
+    """When a builder has last spoken to the hub, in seconds since the epoch; 0: not since the database was restored."""
+    return float(hub("getLastHostUpdate", hub("getHost", name)["id"], ts=True) or 0)
 
 
 def spoke_since(hub: Hub, name: str, moment: float) -> bool:

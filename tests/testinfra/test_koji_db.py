@@ -52,6 +52,11 @@ def test_encoding(sql, db):
     assert sql("show server_encoding") == "UTF8"
 
 
+def test_pages_have_checksums(sql):
+    """Without them a page that the disk has changed is a wrong answer, and goes into every backup."""
+    assert sql("show data_checksums") == "on"
+
+
 def test_role_can_do_no_more_than_koji_needs(sql, db):
     """Someone who gets into the hub must not get the server, or the database's host, with it."""
     rights = "rolsuper or rolcreaterole or rolcreatedb or rolreplication or rolbypassrls"
