@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -22,7 +23,7 @@ from typing import Any
 from goose import compose_boot, compose_media, compose_pungi, compose_tree
 from goose.compose_boot import Boot, BootError
 from goose.compose_config import CONFIG, STAGES, Config, ConfigError, Release, read
-from goose.compose_gather import Comps, Gathered, GatherError, gather
+from goose.compose_gather import Comps, Gathered, GatherError, gather, unmet
 from goose.compose_input import Fetcher, InputError, Loaded, Package, load
 from goose.compose_media import MediaError
 from goose.compose_pungi import PungiError
@@ -32,7 +33,7 @@ from goose.compose_tree import About, Image, Show
 EXIT_DONE, EXIT_PARTLY, EXIT_USAGE, EXIT_TOOL, EXIT_RUNNING = 0, 1, 2, 5, 75
 
 # Raised whenever the same input would come out otherwise.
-_FORMAT = 1
+_FORMAT = 2
 EMBEDDED = "embedded: pungi-koji is not installed here, and this program's own engine composes"
 
 Say = Callable[[str], None]
@@ -321,7 +322,14 @@ def _epoch(wishes: Wishes, found: Input) -> int:
 
 
 def _by_pungi(
-    program: str, config: Config, release: Release, found: Input, store: Store
+    program: str,
+    config: Config,
+    release: Release,
+    wishes: Wishes,
+    found: Input,
+    store: Store,
+    report: Report,
+    say: Say,
 ) -> tuple[Path, list[Image], bool]:
     work = store.staging / "pungi"
     configuration = compose_pungi.render(work / "config", config, release, found.comps)
@@ -332,6 +340,20 @@ def _by_pungi(
     ]
     made = compose_pungi.compose(program, configuration, work / "target", release, kept, work / "log")
     compose_tree.validate(made / "compose")
+    inputs = [*found.source, *(one for kind in (found.binary, found.debug) for many in kind.values() for one in many)]
+    known = (package for loaded in inputs for package in loaded.packages)
+    taken = compose_pungi.packages(made, known, config.sigkeys)
+    for arch in config.arches:
+        said = unmet(config, arch, found.binary[arch], taken.get(arch, {}), found.parents.get(arch, ()))
+        if said and not wishes.allow_broken:
+            raise GatherError("\n".join(said))
+        for line in said:
+            if line not in report.warnings:
+                report.warnings.append(line)
+                say(f"warning: {line}")
+    if config.sign:
+        for path in sorted((made / "compose").rglob("*-CHECKSUM")):
+            compose_media.sign(path, config.sign, path.read_text(encoding="ascii"))
     images = [
         Image(
             one["path"],
@@ -364,7 +386,7 @@ def _engine(config: Config, wishes: Wishes, say: Say) -> tuple[str, str]:
     if wish == "embedded" or not program:
         say(f"engine: {EMBEDDED if not program else 'embedded, as was asked'}.")
         return "embedded", ""
-    if said := compose_pungi.refuse(config):
+    if said := compose_pungi.refuse(config, wishes.date):
         raise ConfigError(" ".join(said) + " Or set engine to embedded.")
     say(f"engine: {program}.")
     return "pungi", program
@@ -472,7 +494,9 @@ def _compose(
                 f"{path} is no link of this program's: move it away; the compose appears there as a link."
             )
     if engine == "pungi":
-        made, images, report.installs = _by_pungi(program, config, release, found, store)
+        made, images, report.installs = _by_pungi(
+            program, config, release, wishes, found, store, report, say
+        )
         report.compose, report.variants = made.name, compose_pungi.counts(made)
     else:
         made, images, report.installs = _embedded(config, release, wishes, found, report.compose, store, show)
@@ -646,12 +670,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.pungi_config:
             if args.pungi_config.exists():
                 raise ConfigError(f"{args.pungi_config} is there already: name a directory that is not.")
-            comps = (
-                Fetcher(config.cache, config.ca).read(_placed(config.comps, config, release, "")).decode()
-                if config.comps
-                else ""
-            )
-            print(compose_pungi.render(args.pungi_config, config, release, comps))
+            with tempfile.TemporaryDirectory(prefix="compose-") as work:
+                found = read_input(config, release, Fetcher(config.cache, config.ca), Path(work), show)
+            print(compose_pungi.render(args.pungi_config, config, release, found.comps))
             return EXIT_DONE
         wishes = Wishes(
             args.date or "",
