@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -262,40 +263,21 @@ def _made(
             sources.setdefault(variant, {}).update({one.file: one for one in packages})
     of_source = {variant: [many[name] for name in sorted(many)] for variant, many in sources.items()}
     compose_tree.source_trees(about, top, of_source, files)
-    for number, iso in enumerate(config.isos, 1):
-        show("media", number, len(config.isos))
+    media: list[compose_media.Made] = []
+    for iso in config.isos:
         for arch, gathered in found.gathered.items():
             variants = tuple(one for one in iso.variants if one in gathered.members)
             if iso.variants[0] in variants:
-                images += compose_media.make(
-                    compose_media.Made(
-                        about,
-                        variants,
-                        arch,
-                        gathered.members,
-                        files,
-                        comps,
-                        boots_of[arch].get(iso.variants[0]),
-                    ),
-                    config.medium,
-                    top,
-                    work,
-                )
-        if iso.source and any(of_source.get(one) for one in iso.variants):
-            images += compose_media.make(
-                compose_media.Made(
-                    about,
-                    tuple(one for one in iso.variants if of_source.get(one)),
-                    "src",
-                    of_source,
-                    files,
-                    None,
-                    None,
-                ),
-                config.medium,
-                top,
-                work,
-            )
+                boot = boots_of[arch].get(iso.variants[0])
+                media.append(compose_media.Made(about, variants, arch, gathered.members, files, comps, boot))
+        if iso.source and (variants := tuple(one for one in iso.variants if of_source.get(one))):
+            media.append(compose_media.Made(about, variants, "src", of_source, files, None, None))
+    # Two at a time: while isomd5sum keeps a processor busy with one, xorriso writes the next.
+    with ThreadPoolExecutor(2) as pool:
+        made_of = pool.map(lambda one: compose_media.make(one, config.medium, top, work), media)
+        for number, several in enumerate(made_of, 1):
+            show("media", number, len(media))
+            images += several
     compose_media.checksums(about, images, top)
     metadata = top / "metadata"
     metadata.mkdir()

@@ -10,7 +10,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
@@ -110,8 +110,9 @@ class Files(Mapping[Package, "tuple[Path, str]"]):
         """
         wanted = list(dict.fromkeys(packages))
         self._found: dict[Package, tuple[Path, str]] = {}
-        self._pool = ThreadPoolExecutor(max(2, os.cpu_count() or 1))
-        self._checks: list[Future[str]] = []
+        processors = os.cpu_count() or 1
+        # One is left for xorriso, which everything waits for.
+        self._pool = ThreadPoolExecutor(max(1, processors - 1))
 
         def find(package: Package) -> tuple[Path, str] | str:
             try:
@@ -126,14 +127,14 @@ class Files(Mapping[Package, "tuple[Path, str]"]):
             return signature_fault(package, key, sigkeys) or (path, key)
 
         faults = []
-        for number, (package, told) in enumerate(zip(wanted, self._pool.map(find, wanted)), 1):
-            show("packages", number, len(wanted))
-            if isinstance(told, str):
-                faults.append(told)
-            else:
-                self._found[package] = told
+        with ThreadPoolExecutor(max(2, processors)) as pool:
+            for number, (package, told) in enumerate(zip(wanted, pool.map(find, wanted)), 1):
+                show("packages", number, len(wanted))
+                if isinstance(told, str):
+                    faults.append(told)
+                else:
+                    self._found[package] = told
         if faults:
-            self.close()
             raise InputError("\n".join(faults))
         self._checks = [self._pool.submit(_fault, package) for package in wanted if package.is_local]
 
