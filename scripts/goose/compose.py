@@ -12,8 +12,10 @@ import os
 import re
 import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -22,7 +24,7 @@ from typing import Any
 from goose import compose_boot, compose_media, compose_pungi, compose_tree
 from goose.compose_boot import Boot, BootError
 from goose.compose_config import CONFIG, STAGES, Config, ConfigError, Release, read
-from goose.compose_gather import Comps, Gathered, GatherError, gather
+from goose.compose_gather import Comps, Gathered, GatherError, gather, unmet
 from goose.compose_input import Fetcher, InputError, Loaded, Package, load
 from goose.compose_media import MediaError
 from goose.compose_pungi import PungiError
@@ -32,7 +34,7 @@ from goose.compose_tree import About, Image, Show
 EXIT_DONE, EXIT_PARTLY, EXIT_USAGE, EXIT_TOOL, EXIT_RUNNING = 0, 1, 2, 5, 75
 
 # Raised whenever the same input would come out otherwise.
-_FORMAT = 1
+_FORMAT = 2
 EMBEDDED = "embedded: pungi-koji is not installed here, and this program's own engine composes"
 
 Say = Callable[[str], None]
@@ -261,40 +263,21 @@ def _made(
             sources.setdefault(variant, {}).update({one.file: one for one in packages})
     of_source = {variant: [many[name] for name in sorted(many)] for variant, many in sources.items()}
     compose_tree.source_trees(about, top, of_source, files)
-    for number, iso in enumerate(config.isos, 1):
-        show("media", number, len(config.isos))
+    media: list[compose_media.Made] = []
+    for iso in config.isos:
         for arch, gathered in found.gathered.items():
             variants = tuple(one for one in iso.variants if one in gathered.members)
             if iso.variants[0] in variants:
-                images += compose_media.make(
-                    compose_media.Made(
-                        about,
-                        variants,
-                        arch,
-                        gathered.members,
-                        files,
-                        comps,
-                        boots_of[arch].get(iso.variants[0]),
-                    ),
-                    config.medium,
-                    top,
-                    work,
-                )
-        if iso.source and any(of_source.get(one) for one in iso.variants):
-            images += compose_media.make(
-                compose_media.Made(
-                    about,
-                    tuple(one for one in iso.variants if of_source.get(one)),
-                    "src",
-                    of_source,
-                    files,
-                    None,
-                    None,
-                ),
-                config.medium,
-                top,
-                work,
-            )
+                boot = boots_of[arch].get(iso.variants[0])
+                media.append(compose_media.Made(about, variants, arch, gathered.members, files, comps, boot))
+        if iso.source and (variants := tuple(one for one in iso.variants if of_source.get(one))):
+            media.append(compose_media.Made(about, variants, "src", of_source, files, None, None))
+    # Two at a time: while isomd5sum keeps a processor busy with one, xorriso writes the next.
+    with ThreadPoolExecutor(2) as pool:
+        made_of = pool.map(lambda one: compose_media.make(one, config.medium, top, work), media)
+        for number, several in enumerate(made_of, 1):
+            show("media", number, len(media))
+            images += several
     compose_media.checksums(about, images, top)
     metadata = top / "metadata"
     metadata.mkdir()
@@ -321,7 +304,14 @@ def _epoch(wishes: Wishes, found: Input) -> int:
 
 
 def _by_pungi(
-    program: str, config: Config, release: Release, found: Input, store: Store
+    program: str,
+    config: Config,
+    release: Release,
+    wishes: Wishes,
+    found: Input,
+    store: Store,
+    report: Report,
+    say: Say,
 ) -> tuple[Path, list[Image], bool]:
     work = store.staging / "pungi"
     configuration = compose_pungi.render(work / "config", config, release, found.comps)
@@ -332,6 +322,20 @@ def _by_pungi(
     ]
     made = compose_pungi.compose(program, configuration, work / "target", release, kept, work / "log")
     compose_tree.validate(made / "compose")
+    inputs = [*found.source, *(one for kind in (found.binary, found.debug) for many in kind.values() for one in many)]
+    known = (package for loaded in inputs for package in loaded.packages)
+    taken = compose_pungi.packages(made, known, config.sigkeys)
+    for arch in config.arches:
+        said = unmet(config, arch, found.binary[arch], taken.get(arch, {}), found.parents.get(arch, ()))
+        if said and not wishes.allow_broken:
+            raise GatherError("\n".join(said))
+        for line in said:
+            if line not in report.warnings:
+                report.warnings.append(line)
+                say(f"warning: {line}")
+    if config.sign:
+        for path in sorted((made / "compose").rglob("*-CHECKSUM")):
+            compose_media.sign(path, config.sign, path.read_text(encoding="ascii"))
     images = [
         Image(
             one["path"],
@@ -364,7 +368,7 @@ def _engine(config: Config, wishes: Wishes, say: Say) -> tuple[str, str]:
     if wish == "embedded" or not program:
         say(f"engine: {EMBEDDED if not program else 'embedded, as was asked'}.")
         return "embedded", ""
-    if said := compose_pungi.refuse(config):
+    if said := compose_pungi.refuse(config, wishes.date):
         raise ConfigError(" ".join(said) + " Or set engine to embedded.")
     say(f"engine: {program}.")
     return "pungi", program
@@ -472,7 +476,9 @@ def _compose(
                 f"{path} is no link of this program's: move it away; the compose appears there as a link."
             )
     if engine == "pungi":
-        made, images, report.installs = _by_pungi(program, config, release, found, store)
+        made, images, report.installs = _by_pungi(
+            program, config, release, wishes, found, store, report, say
+        )
         report.compose, report.variants = made.name, compose_pungi.counts(made)
     else:
         made, images, report.installs = _embedded(config, release, wishes, found, report.compose, store, show)
@@ -646,12 +652,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.pungi_config:
             if args.pungi_config.exists():
                 raise ConfigError(f"{args.pungi_config} is there already: name a directory that is not.")
-            comps = (
-                Fetcher(config.cache, config.ca).read(_placed(config.comps, config, release, "")).decode()
-                if config.comps
-                else ""
-            )
-            print(compose_pungi.render(args.pungi_config, config, release, comps))
+            with tempfile.TemporaryDirectory(prefix="compose-") as work:
+                found = read_input(config, release, Fetcher(config.cache, config.ca), Path(work), show)
+            print(compose_pungi.render(args.pungi_config, config, release, found.comps))
             return EXIT_DONE
         wishes = Wishes(
             args.date or "",

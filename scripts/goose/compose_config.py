@@ -160,6 +160,17 @@ class Config:
         """The variants of an architecture, in the order in which they are gathered."""
         return [one.id for one in self.variants.values() if not one.arches or arch in one.arches]
 
+    def required(self, name: str) -> list[str]:
+        """The variants that are there whenever this one is: those that it requires, and what these require."""
+        found: list[str] = []
+        todo = list(self.variants[name].requires)
+        while todo:
+            other = todo.pop(0)
+            if other not in found:
+                found.append(other)
+                todo += self.variants[other].requires
+        return found
+
 
 @dataclass(frozen=True)
 class Release:

@@ -7,6 +7,7 @@ provides is solved, for its condition may never hold.
 
 from __future__ import annotations
 
+import dataclasses
 import fnmatch
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -404,7 +405,7 @@ def gather(
     broken: list[str] = []
     for name in config.variant_ids(arch):
         variant = config.variants[name]
-        beside = _all_required(config, name, taken)
+        beside = _beside(config, name, taken)
         start = _start(sack, variant, comps, found)
         taken[name], said = _close(sack, variant, start, beside, found)
         broken += said
@@ -417,21 +418,41 @@ def gather(
     return found
 
 
+def unmet(
+    config: Config,
+    arch: str,
+    binary: Sequence[Loaded],
+    taken: Mapping[str, Collection[str]],
+    parents: Sequence[Loaded] = (),
+) -> list[str]:
+    """What another engine has left out of variants that their packages require, in sentences.
+
+    Args:
+        taken: variant -> NEVRAs of its packages.
+    """
+    sack = Sack(binary, arch, parents)
+    inside = {
+        name: {number for number, package in sack.packages.items() if package.nevra in nevras}
+        for name, nevras in taken.items()
+    }
+    said: list[str] = []
+    for name in config.variant_ids(arch):
+        # Nothing but what is required: what else there might be is the other engine's choice.
+        variant = dataclasses.replace(config.variants[name], multilib=False, recommends=False)
+        mine = inside.get(name, set())
+        whole, broken = _close(sack, variant, dict.fromkeys(mine, ""), _beside(config, name, inside), Gathered())
+        said += broken if mine else [f"{name} holds no package for {arch}."]
+        said += [f"{name}: {sack.packages[one]} is not there, and is required." for one in sorted(whole - mine)]
+    return said
+
+
+def _beside(config: Config, name: str, taken: Mapping[str, set[int]]) -> set[int]:
+    """The packages that are there whenever a variant is."""
+    return {number for other in config.required(name) for number in taken.get(other, ())}
+
+
 def _by_file(package: Package) -> tuple[str, str]:
     return package.file, package.pkgid
-
-
-def _all_required(config: Config, name: str, taken: Mapping[str, set[int]]) -> set[int]:
-    found: set[int] = set()
-    todo = list(config.variants[name].requires)
-    seen: set[str] = set()
-    while todo:
-        other = todo.pop()
-        if other not in seen:
-            seen.add(other)
-            found |= taken.get(other, set())
-            todo += config.variants[other].requires
-    return found
 
 
 def _sources(found: Gathered, repositories: Sequence[Loaded]) -> None:

@@ -345,11 +345,7 @@ def checksums(about: About, images: Sequence[Image], top: Path) -> list[str]:
     made = []
     for directory in sorted({image.path.rpartition("/")[0] for image in images}):
         mine = [image for image in images if image.path.rpartition("/")[0] == directory]
-        path = (
-            top
-            / directory
-            / f"{about.config.name.replace(' ', '-')}-{about.release.words}-{mine[0].arch}-CHECKSUM"
-        )
+        path = top / directory / f"{about.stem}-{mine[0].arch}-CHECKSUM"
         text = checksum_file([(image.path.rpartition("/")[2], image.bytes, image.sha256) for image in mine])
         path.write_text(text, encoding="ascii")
         if about.config.sign:

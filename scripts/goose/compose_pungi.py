@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import pprint
+import re
 import shutil
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 from xml.sax.saxutils import quoteattr
 
 from goose.compose_config import Config, Release
-from goose.compose_input import sha256
-from goose.compose_media import SMALL, run
+from goose.compose_gather import COMPATIBLE
+from goose.compose_input import InputError, Package, sha256
+from goose.compose_media import SECTOR, SMALL, run
+from goose.compose_tree import About, signature_fault
 
 PROGRAM = "pungi-koji"
 
@@ -27,9 +31,17 @@ def installed() -> str:
     return shutil.which(PROGRAM) or ""
 
 
-def refuse(config: Config) -> list[str]:
-    """What the configuration wants and pungi does not do, in sentences."""
+def refuse(config: Config, date: str) -> list[str]:
+    """What the configuration wants and pungi does not do, in sentences.
+
+    Args:
+        date: that of the compose, where one was asked for.
+    """
     said = []
+    if date:
+        said.append("pungi-koji dates its composes by the clock: leave --date out.")
+    if names := [one.id for one in config.variants.values() if one.recommends]:
+        said.append(f"recommends is true for {', '.join(names)}, and pungi-koji follows requirements alone.")
     if config.boot.kind in ("lab", "tree"):
         said.append(
             f"boot.kind is {config.boot.kind}, and pungi-koji takes boot media from lorax alone: choose lorax or none."
@@ -38,11 +50,46 @@ def refuse(config: Config) -> list[str]:
         said.append(
             "medium.size without medium.split is unknown to pungi-koji, which splits whatever is larger."
         )
+    elif config.medium.size and any(len(one.variants) > 1 for one in config.isos):
+        said.append("medium.split is true, and pungi-koji splits no medium of several variants.")
     return said
 
 
-def variants_xml(config: Config, arches: Sequence[str]) -> str:
-    """The variants file. A list of packages has no place in it: that is `additional_packages`."""
+def groups_of(config: Config, comps: str) -> tuple[str, dict[str, list[str]]]:
+    """The groups as pungi shall have them, and the ids of those that each variant takes.
+
+    pungi gives a variant that names no groups all of them, one that names an environment its option groups as well,
+    and each its optional packages. What shall not be so is said by the attribute ``variant``, which pungi's
+    comps_filter knows: an element is there for the variants that it names.
+    """
+    if not comps:
+        return "", {}
+    root = ElementTree.fromstring(comps)
+    environments = {
+        one.findtext("id"): [group.text or "" for group in one.iterfind("grouplist/groupid")]
+        for one in root.iterfind("environment")
+    }
+    taken = {
+        one.id: list(dict.fromkeys([*one.groups, *(g for name in one.environments for g in environments[name])]))
+        for one in config.variants.values()
+    }
+    everything = [one.id for one in config.variants.values() if one.everything]
+    optional = ",".join([*everything, *(one.id for one in config.variants.values() if one.optional)])
+    for group in root.iterfind("group"):
+        mine = [name for name, ids in taken.items() if group.findtext("id") in ids]
+        group.set("variant", ",".join([*everything, *mine]))
+        for package in group.iterfind("packagelist/packagereq"):
+            if package.get("type") in ("optional", "conditional"):
+                package.set("variant", optional if package.get("type") == "optional" else "")
+    return ElementTree.tostring(root, encoding="unicode"), taken
+
+
+def variants_xml(config: Config, arches: Sequence[str], groups: Mapping[str, Sequence[str]]) -> str:
+    """The variants file. A list of packages has no place in it: that is `additional_packages`.
+
+    Args:
+        groups: variant -> ids of the groups that it takes.
+    """
     lines = [
         '<?xml version="1.0" encoding="UTF-8"?>',
         '<!DOCTYPE variants PUBLIC "-//Red Hat, Inc.//DTD Variants info//EN" "variants2.dtd">',
@@ -55,9 +102,9 @@ def variants_xml(config: Config, arches: Sequence[str]) -> str:
         lines.append("    <arches>")
         lines += [f"      <arch>{arch}</arch>" for arch in arches if not one.arches or arch in one.arches]
         lines.append("    </arches>")
-        if one.groups:
+        if mine := groups.get(one.id):
             lines.append("    <groups>")
-            lines += [f'      <group default="true">{group}</group>' for group in one.groups]
+            lines += [f'      <group default="true">{group}</group>' for group in mine]
             lines.append("    </groups>")
         if one.environments:
             lines.append("    <environments>")
@@ -67,10 +114,22 @@ def variants_xml(config: Config, arches: Sequence[str]) -> str:
     return "\n".join([*lines, "</variants>", ""])
 
 
+def _pattern(word: str) -> str:
+    """NAME.ARCH in pungi's words, which has names alone, and NAME.+ for those of a second architecture."""
+    name, _, arch = word.rpartition(".")
+    if not name or not any(arch in arches for arches in COMPATIBLE.values()):
+        return word
+    return f"{name}.+" if arch in COMPATIBLE["i386"] and arch != "noarch" else name
+
+
 def settings(
     config: Config, release: Release, arches: Sequence[str], repositories: dict[str, list[str]], comps: bool
 ) -> dict[str, Any]:
     """pungi's configuration, key by key."""
+    about = About(config, release, 0)
+    extra = [{"scm": "file", "repo": "", "file": [name], "target": ""} for name in config.extra_files]
+    several = {one.variants[0]: one for one in config.isos if len(one.variants) > 1}
+    single = {one.variants[0]: one for one in config.isos if len(one.variants) == 1}
     found: dict[str, Any] = {
         "release_name": config.name,
         "release_short": config.short,
@@ -78,13 +137,22 @@ def settings(
         "variants_file": "variants.xml",
         "pkgset_source": "repos",
         "pkgset_repos": repositories,
-        "sigkeys": list(config.sigkeys) or [None],
+        # It knows keys by their last eight digits alone.
+        "sigkeys": [key[-8:] for key in config.sigkeys] or [None],
         "gather_method": "deps",
+        # It calls a rich dependency unmet whose condition does not hold; this program has looked, and looks again.
+        "check_deps": False,
         "greedy_method": "none",
         "hashed_directories": True,
         "createrepo_c": True,
         "createrepo_checksum": "sha256",
+        "image_name_format": about.file_name(
+            "{variant}-{arch}" if len(config.isos) > 1 else "{arch}", "{disc_type}{disc_num}"
+        ).replace(".iso", "{suffix}"),
+        "image_volid_formats": list(dict.fromkeys(about.labels("{variant}", "{arch}"))),
         "media_checksums": ["sha256"],
+        "media_checksum_one_file": True,
+        "media_checksum_base_filename": about.stem,
         "create_jigdo": False,
         # EL 10 has no genisoimage.
         "createiso_use_xorrisofs": True,
@@ -94,22 +162,33 @@ def settings(
             if one.multilib and "x86_64" in arches
         ],
         "additional_packages": [
-            (f"^{one.id}$", {"*": ["*"] if one.everything else list(one.packages)})
+            (f"^{one.id}$", {"*": ["*"] if one.everything else [_pattern(name) for name in one.packages]})
             for one in config.variants.values()
             if one.packages or one.everything
         ],
         "filter_packages": [
-            (f"^{one.id}$", {"*": list(one.exclude)}) for one in config.variants.values() if one.exclude
-        ],
-        "variant_as_lookaside": [
-            (one.id, other) for one in config.variants.values() for other in one.requires
-        ],
-        "createiso_skip": [
-            (f"^{one.id}$", {"*": True, "src": True})
+            (f"^{one.id}$", {"*": [_pattern(name) for name in one.exclude]})
             for one in config.variants.values()
-            if one.id not in {iso.variants[0] for iso in config.isos}
+            if one.exclude
         ],
+        "variant_as_lookaside": [(name, other) for name in config.variants for other in config.required(name)],
+        "createiso_skip": [
+            (f"^{name}$", {"*": name not in single, "src": name not in single or not single[name].source})
+            for name in config.variants
+        ],
+        "extra_isos": {
+            f"^{name}$": [
+                {
+                    "include_variants": list(one.variants[1:]),
+                    "skip_src": not one.source,
+                    "extra_files": extra,
+                }
+            ]
+            for name, one in several.items()
+        },
     }
+    if extra:
+        found["extra_files"] = [("^.*$", {"*": extra})]
     if config.parents:
         values = {"short": config.short, "version": release.version}
         found["gather_lookaside_repos"] = [
@@ -140,7 +219,8 @@ def render(directory: Path, config: Config, release: Release, comps: str) -> Pat
         )
         for arch in config.arches
     }
-    (directory / "variants.xml").write_text(variants_xml(config, config.arches), encoding="utf-8")
+    comps, groups = groups_of(config, comps)
+    (directory / "variants.xml").write_text(variants_xml(config, config.arches, groups), encoding="utf-8")
     if comps:
         (directory / "comps.xml").write_text(comps, encoding="utf-8")
     told = settings(config, release, config.arches, repositories, bool(comps))
@@ -191,13 +271,64 @@ def compose(
         ]
         faults = [number for number, line in enumerate(lines) if "[ERROR" in line or "[CRITICAL" in line]
         said = lines[faults[0] :][:8] if faults else lines[-8:]
+        # What it points to goes away with the attempt.
+        if faults and (more := re.search(r"details see[: ]+(/\S+)", "\n".join(said))):
+            path = Path(more.group(1))
+            said += path.read_text(encoding="utf-8", errors="replace").splitlines()[-5:] if path.is_file() else []
         raise PungiError(
             f"{program} ended with status {done.returncode} and the compose {status or 'unmade'}:\n"
             + "\n".join(said)
         )
     for name in taken:
         (target / name).rmdir()
+    # Its notes for a compose after this one, and links to all packages that it has looked at.
+    shutil.rmtree(found[0] / "work", ignore_errors=True)
     return found[0]
+
+
+def packages(
+    compose_directory: Path, known: Iterable[Package], sigkeys: Sequence[str]
+) -> dict[str, dict[str, set[str]]]:
+    """Look at the packages that rpms.json names, each by the checksum that its input repository has.
+
+    pungi makes new metadata of the files that it finds: one that is damaged has the right checksum there.
+
+    Returns:
+        Architecture -> variant -> the NEVRAs of its binary packages.
+
+    Raises:
+        InputError: a sentence a line, naming each RPM that is damaged, unknown or not signed.
+    """
+    there = {one.nevra: one for one in known}
+    told = json.loads((compose_directory / "compose/metadata/rpms.json").read_text(encoding="utf-8"))
+    found: dict[str, dict[str, set[str]]] = {}
+    faults: dict[str, str] = {}
+    for variant, arches in told["payload"]["rpms"].items():
+        for arch, sources in arches.items():
+            mine = found.setdefault(arch, {}).setdefault(variant, set())
+            for nevra, entry in ((one, about) for entries in sources.values() for one, about in entries.items()):
+                path = entry["path"]
+                if entry["category"] == "binary":
+                    mine.add(nevra)
+                if path in faults:
+                    continue
+                package = there.get(nevra)
+                if package is None:
+                    faults[path] = f"{nevra} is in no repository that the compose is made of."
+                    continue
+                faults[path] = signature_fault(package, entry["sigkey"] or "", sigkeys)
+                try:
+                    package.repository.fetcher.file(
+                        str(compose_directory / "compose" / path),
+                        package.checksum_type,
+                        package.pkgid,
+                        str(package),
+                    )
+                except InputError as error:
+                    faults[path] = str(error)
+    if said := [text for text in faults.values() if text]:
+        raise InputError("\n".join(said))
+    return found
 
 
 def media(compose_directory: Path) -> list[dict[str, Any]]:
@@ -219,6 +350,11 @@ def media(compose_directory: Path) -> list[dict[str, Any]]:
             run(["checkisomd5", str(iso)], f"The medium {path} is damaged")
         elif sha256(iso) != image["checksums"].get("sha256"):
             raise PungiError(f"The medium {path} is damaged: it has another sha256 than images.json says.")
+        if not image["volume_id"] and path.endswith(".iso"):
+            # pungi asks isoinfo, which EL has not. ISO 9660 has it in its sector 16.
+            with iso.open("rb") as stream:
+                stream.seek(16 * SECTOR + 40)
+                image["volume_id"] = stream.read(32).decode("ascii", "replace").rstrip()
     return list(found.values())
 
 

@@ -10,7 +10,7 @@ import os
 import shutil
 import stat
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable
@@ -37,16 +37,17 @@ class About:
         """As people call it: GoOSe 6.0 Beta RC4."""
         return f"{self.config.name} {self.release.words.replace('-', ' ')}"
 
+    @property
+    def stem(self) -> str:
+        """What the names of media begin with: GoOSe-6.0-Beta-RC4."""
+        return f"{self.config.name.replace(' ', '-')}-{self.release.words}"
+
     def file_name(self, arch: str, kind: str, number: int = 0) -> str:
         """The name of a medium: GoOSe-6.0-Beta-RC4-x86_64-dvd1.iso; ``number`` 0: it is the only one."""
-        return f"{self.config.name.replace(' ', '-')}-{self.release.words}-{arch}-{kind}{number or ''}.iso"
+        return f"{self.stem}-{arch}-{kind}{number or ''}.iso"
 
-    def label(self, variant: str, arch: str, number: int = 0) -> str:
-        """The volume label of a medium, of 32 characters at most: what the boot loader looks for.
-
-        Raises:
-            ValueError: where there is none that is short enough.
-        """
+    def labels(self, variant: str, arch: str, number: int = 0) -> Iterator[str]:
+        """The volume labels that a medium may have, the best first."""
         disc = f"-{number}" if number else ""
         short = (
             self.release.words.replace("-testing-", "-t")
@@ -63,12 +64,34 @@ class About:
         for name in (self.config.name.replace(" ", ""), self.config.short):
             for words in (self.release.words, short):
                 for word in arches:
-                    label = f"{name}-{words}{multi}-{word}{disc}"
-                    if len(label) <= 32:
-                        return label
+                    yield f"{name}-{words}{multi}-{word}{disc}"
+
+    def label(self, variant: str, arch: str, number: int = 0) -> str:
+        """The volume label of a medium, of 32 characters at most: what the boot loader looks for.
+
+        Raises:
+            ValueError: where there is none that is short enough.
+        """
+        for label in (found := list(self.labels(variant, arch, number))):
+            if len(label) <= 32:
+                return label
         raise ValueError(
-            f"no volume label of 32 characters can be made of {label}: shorten `short` in the configuration, or the release"
+            f"no volume label of 32 characters can be made of {found[-1]}:"
+            " shorten `short` in the configuration, or the release"
         )
+
+
+def signature_fault(package: Package, key: str, sigkeys: Sequence[str]) -> str:
+    """What is wrong with the signature of a package, in a sentence; empty where nothing is.
+
+    Args:
+        key: the id of the key that signed it, in lower case, or empty.
+        sigkeys: ids of which one is wanted; empty: none is.
+    """
+    if not sigkeys or any(key and (key.endswith(wish) or wish.endswith(key)) for wish in sigkeys):
+        return ""
+    state = f"signed by {key}" if key else "not signed"
+    return f"{package} is {state}, and sigkeys wants {', '.join(sigkeys)}."
 
 
 class Files(Mapping[Package, "tuple[Path, str]"]):
@@ -87,8 +110,9 @@ class Files(Mapping[Package, "tuple[Path, str]"]):
         """
         wanted = list(dict.fromkeys(packages))
         self._found: dict[Package, tuple[Path, str]] = {}
-        self._pool = ThreadPoolExecutor(max(2, os.cpu_count() or 1))
-        self._checks: list[Future[str]] = []
+        processors = os.cpu_count() or 1
+        # One is left for xorriso, which everything waits for.
+        self._pool = ThreadPoolExecutor(max(1, processors - 1))
 
         def find(package: Package) -> tuple[Path, str] | str:
             try:
@@ -100,20 +124,17 @@ class Files(Mapping[Package, "tuple[Path, str]"]):
                     raise
             except (InputError, OSError) as error:
                 return str(error)
-            if sigkeys and not any(key and (key.endswith(wish) or wish.endswith(key)) for wish in sigkeys):
-                state = f"signed by {key}" if key else "not signed"
-                return f"{package} is {state}, and sigkeys wants {', '.join(sigkeys)}."
-            return path, key
+            return signature_fault(package, key, sigkeys) or (path, key)
 
         faults = []
-        for number, (package, told) in enumerate(zip(wanted, self._pool.map(find, wanted)), 1):
-            show("packages", number, len(wanted))
-            if isinstance(told, str):
-                faults.append(told)
-            else:
-                self._found[package] = told
+        with ThreadPoolExecutor(max(2, processors)) as pool:
+            for number, (package, told) in enumerate(zip(wanted, pool.map(find, wanted)), 1):
+                show("packages", number, len(wanted))
+                if isinstance(told, str):
+                    faults.append(told)
+                else:
+                    self._found[package] = told
         if faults:
-            self.close()
             raise InputError("\n".join(faults))
         self._checks = [self._pool.submit(_fault, package) for package in wanted if package.is_local]
 
@@ -456,7 +477,7 @@ def rpms(compose_id: str, found: Mapping[str, Gathered], files: Mapping[Package,
                         arch,
                         package.nevra,
                         f"{tree}/{within(package)}",
-                        files[package][1] or None,
+                        _short(files[package][1]),
                         kind_,
                         source.nevra if source else _source_nevra(package),
                     )
@@ -466,10 +487,15 @@ def rpms(compose_id: str, found: Mapping[str, Gathered], files: Mapping[Package,
                     arch,
                     package.nevra,
                     f"{layout.source}/{within(package)}",
-                    files[package][1] or None,
+                    _short(files[package][1]),
                     "source",
                 )
     return told
+
+
+def _short(key: str) -> str | None:
+    """The id of a key as Koji and pungi have it in their metadata: its last eight digits."""
+    return key[-8:] or None
 
 
 def _source_nevra(package: Package) -> str:

@@ -1,6 +1,6 @@
 """A DVD of 1.4 GB against the programs underneath alone, and what an unchanged compose costs. It needs no lab::
 
-scripts/test tests/bench/test_compose.py
+scripts/test tests/bench/test_bench_compose.py
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
 import productmd.compose
 import pytest
@@ -759,29 +760,89 @@ def test_disk_full(site: Site, tmp_path: Path, size: str, packed: str) -> None:
 # pungi-koji in the engine's place
 
 
-def test_pungi_configuration(site: Site) -> None:
-    path = site.configure(
-        variants={
-            "BaseOS": {"groups": ["core"]},
-            "Apps": {"packages": ["app"], "exclude": ["x*"], "requires": ["BaseOS"]},
-        },
-        parents=["/srv/{short}-{version}/{arch}"],
-    )
-    config = compose_config.read(path)
+def pungi_settings(site: Site, **changes: Any) -> dict[str, Any]:
+    """pungi.conf, as pungi's own reader (kobo's) has it: it is Python."""
+    config = compose_config.read(site.configure(**changes))
     directory = site.top / "pungi"
     compose_pungi.render(directory, config, Release("1", "Beta", "RC4"), COMPS)
     told: dict[str, Any] = {}
-    exec((directory / "pungi.conf").read_text(), {}, told)  # it is Python, by pungi's (kobo's) reader
+    exec((directory / "pungi.conf").read_text(), {}, told)
+    return told
+
+
+def test_pungi_configuration(site: Site) -> None:
+    key = site.top / "RPM-GPG-KEY"
+    told = pungi_settings(
+        site,
+        variants={
+            "BaseOS": {"groups": ["core"]},
+            "Apps": {"packages": ["app", "libfoo.i686", "data.noarch"], "exclude": ["x*"], "requires": ["BaseOS"]},
+            "Top": {"environments": ["server"], "optional": True, "requires": ["Apps"]},
+            "All": {"everything": True},
+        },
+        isos=[{"variants": ["BaseOS", "Apps"], "source": False}, {"variants": ["Top"], "source": False}],
+        parents=["/srv/{short}-{version}/{arch}"],
+        sigkeys=["aeb8f89e064b97fd"],
+        extra_files=[str(key)],
+    )
     assert told["pkgset_repos"]["x86_64"] == [
         f"{site.repository}/x86_64/os",
         f"{site.repository}/source/SRPMS",
         f"{site.repository}/x86_64/debug",
     ]
-    assert told["variant_as_lookaside"] == [("Apps", "BaseOS")] and told["filter_packages"] == [
-        ("^Apps$", {"*": ["x*"]})
-    ]
+    assert told["variant_as_lookaside"] == [("Apps", "BaseOS"), ("Top", "Apps"), ("Top", "BaseOS")]
+    assert told["filter_packages"] == [("^Apps$", {"*": ["x*"]})]
+    assert told["additional_packages"] == [("^Apps$", {"*": ["app", "libfoo.+", "data"]}), ("^All$", {"*": ["*"]})]
     assert told["gather_lookaside_repos"] == [("^.*$", {"x86_64": ["/srv/goose-1/x86_64"]})]
-    assert '<group default="true">core</group>' in (directory / "variants.xml").read_text()
+    assert told["sigkeys"] == ["064b97fd"]
+    extra = [{"scm": "file", "repo": "", "file": [str(key)], "target": ""}]
+    assert told["extra_files"] == [("^.*$", {"*": extra})]
+    # A medium of several variants, one of a single variant, and none of source packages.
+    assert told["extra_isos"] == {
+        "^BaseOS$": [{"include_variants": ["Apps"], "skip_src": True, "extra_files": extra}]
+    }
+    assert dict(told["createiso_skip"]) == {
+        "^BaseOS$": {"*": True, "src": True},
+        "^Apps$": {"*": True, "src": True},
+        "^Top$": {"*": False, "src": True},
+        "^All$": {"*": True, "src": True},
+    }
+    assert told["image_name_format"] == "GoOSe-1-Beta-RC4-{variant}-{arch}-{disc_type}{disc_num}{suffix}"
+    assert told["image_volid_formats"][0] == "GoOSe-1-Beta-RC4-{variant}-{arch}"
+
+
+def test_pungi_groups(site: Site) -> None:
+    """A variant takes the groups that it names and those of its environments, and no optional packages unasked."""
+    pungi_settings(
+        site,
+        variants={
+            "One": {"packages": ["app"]},
+            "Two": {"environments": ["server"]},
+            "Three": {"groups": ["core", "apps"], "optional": True},
+            "All": {"everything": True},
+        },
+        isos=[],
+    )
+    variants = ElementTree.parse(site.top / "pungi/variants.xml").getroot()
+    assert {one.get("id"): [group.text for group in one.iter("group")] for one in variants} == {
+        "One": [], "Two": ["core"], "Three": ["core", "apps"], "All": [],
+    }  # fmt: skip
+    comps = ElementTree.parse(site.top / "pungi/comps.xml").getroot()
+    assert {one.findtext("id"): one.get("variant") for one in comps.iter("group")} == {
+        "core": "All,Two,Three",
+        "apps": "All,Three",
+    }
+    assert {one.text: one.get("variant") for one in comps.iter("packagereq") if "variant" in one.attrib} == {
+        "tips": "All,Three"
+    }
+
+
+def test_pungi_configuration_written(site: Site) -> None:
+    """--pungi-config: with the groups that the repositories have, where the configuration names no others."""
+    done = site.run("1", "Beta", "RC4", "--pungi-config", str(site.top / "pungi"))
+    assert (done.returncode, done.stdout) == (0, f"{site.top}/pungi/pungi.conf\n"), done.stderr
+    assert "<id>core</id>" in (site.top / "pungi/comps.xml").read_text()
+    assert not site.output.exists()
 
 
 FAKE = """\
@@ -827,6 +888,41 @@ def test_pungi(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "checkisomd5 ended with status 1" in refused(site, 5, "1", "Beta", "RC5")
     site.configure(engine="auto", boot={"kind": "lab", "kernel": {"package": "x"}})
     assert "pungi-koji takes boot media from lorax alone" in refused(site, 2)
+    site.configure(engine="auto", variants={"A": {"packages": ["app"], "recommends": True}}, isos=[])
+    assert "recommends is true for A, and" in refused(site, 2)
+    site.configure(engine="auto")
+    assert "leave --date out" in refused(site, 2, "1", "Beta", "RC5", "--date", "20260101")
+
+
+def test_pungi_packages(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What pungi has taken is looked at as the embedded engine's own: checksums, signatures, requirements."""
+    made = site.told("1", "Beta", "RC4", "--date", "20260101")
+    programs = site.top / "bin"
+    programs.mkdir()
+    shutil.copytree(made["path"], programs / "made")
+    (programs / "pungi-koji").write_text(FAKE)
+    (programs / "pungi-koji").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    site.configure(engine="pungi", sigkeys=["0123abcd"])
+    assert "bash-1.0-1.x86_64 is not signed, and sigkeys wants 0123abcd." in refused(site, 1)
+    site.configure(engine="pungi")
+    told = programs / "made/compose/metadata/rpms.json"
+    whole = told.read_text()
+    metadata = json.loads(whole)
+    del metadata["payload"]["rpms"]["Apps"]["x86_64"]["data-0:1.0-1.src"]
+    told.write_text(json.dumps(metadata))
+    assert "Apps: data-1.0-1.noarch is not there, and is required." in refused(site, 1)
+    told.write_text(whole.replace("data-0:1.0-1.noarch", "data-0:9.0-1.noarch"))
+    assert "data-0:9.0-1.noarch is in no repository" in refused(site, 1)
+    told.write_text(whole)
+    package = programs / "made/compose/Apps/x86_64/os/Packages/d/data-1.0-1.noarch.rpm"
+    package.write_bytes(package.read_bytes()[:-1] + b"x")
+    assert "data-1.0-1.noarch is damaged:" in refused(site, 1)
+    (programs / "pungi-koji").write_text(
+        f"#!/bin/sh\necho no such tool >{tmp_path}/more\necho '[ERROR   ] Compose run failed'\n"
+        f"echo 'For more details see {tmp_path}/more'\nexit 1\n"
+    )
+    assert "no such tool" in refused(site, 5), "the log that pungi points to goes away"
 
 
 # Repositories by URL
