@@ -23,9 +23,10 @@ import os
 import sys
 import time
 from collections.abc import Mapping
-from typing import Any, Callable, Optional, TypeVar
+from typing import TYPE_CHECKING, Any, Callable, Optional, TypeVar
 
-from goose import content, content_live, content_plan
+if TYPE_CHECKING:
+    from goose import content_plan
 
 # Seconds for a connection, and for an answer: a snapshot of a large hub takes its time.
 _TIMEOUT = (10, 300)
@@ -182,6 +183,9 @@ def managed(
     request: Mapping[str, Any], connect: Connect, clock: Callable[[], float], sleep: Callable[[float], None]
 ) -> Result:
     """Make the hub hold the data: the whole of ``koji_content.managed``."""
+    # Here: they take longer to load than a short program that only asks the hub takes for all else.
+    from goose import content, content_live, content_plan
+
     server, cert, test = request["server"], request["cert"], bool(request.get("test"))
     try:
         data = content.parse(request["data"])

@@ -313,12 +313,13 @@ def _compose(
         look = mash_repodata.Look(
             site.compression, site.hash, timestamp, mash.content_tags, mash.distro_tags, mash.repomd_sign
         )
+        top = len(str(site.topdir)) + 1
         content = Content(
-            plan.trees, wanted, briefs, records, mash.hash_packages, settings.extra, look,
+            plan.trees, new, wanted, records, settings.extra, look,
             {"name": mash.name, "tag": mash.tag, "event": event, "arches": mash.arches,
              "keys": [ids[0] for ids in mash.keys], "timestamp": timestamp, "settings": settings.fingerprint,
              "input": found.fingerprint, "files": [
-                 (os.path.relpath(rpm.path, site.topdir), rpm.size, rpm.mtime) for rpm in (*found.rpms, *found.sources)
+                 (rpm.path[top:], rpm.size, rpm.mtime) for rpm in (*found.rpms, *found.sources)
              ], "settled": not mash.keys or all(rpm.sigkey in mash.keys[0] for rpm in found.rpms)},
             site.hash,
         )  # fmt: skip

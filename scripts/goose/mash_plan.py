@@ -206,7 +206,9 @@ def _close(
 
     def holding(packages: Collection[Rpm], paths: Collection[str]) -> dict[str, set[Rpm]]:
         back = {wanted[rpm]: rpm for rpm in packages}
-        return {path: {back[one] for one in found} for path, found in records.holding(back, paths).items()}
+        return {
+            path: {back[one] for one in found} for path, found in records.holding(list(back), paths).items()
+        }
 
     sack: Sack[Rpm] = Sack(holding)
     packages = [*tree.members, *spare]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import itertools
 import json
 import os
 import re
@@ -213,10 +214,10 @@ class Content:
     """What a generation is made of."""
 
     trees: Sequence[Tree]
+    rows: Mapping[str, Mapping[str, Sequence[Any]]]
+    """Tree -> what `rows` makes of it."""
     wanted: Mapping[Rpm, Wanted]
-    briefs: Mapping[Wanted, Brief]
     records: Records
-    hash_packages: bool
     extra: Sequence[tuple[str, bytes]]
     """comps and updateinfo, by their kind."""
     look: mash_repodata.Look
@@ -242,33 +243,33 @@ def build(published: Published, content: Content, show: Callable[[int, int], Non
     )
     staging.mkdir()
     manifest: dict[str, Any] = {"version": _VERSION, **content.about, "trees": {}, "metadata": {}}
-    count, done = sum(len(tree.members) for tree in content.trees), 0
-    for tree in content.trees:
-        found = rows(tree, content.hash_packages, content.wanted, content.briefs)
+    count, number = sum(len(tree.members) for tree in content.trees), itertools.count(1)
+
+    def placed(tree: Tree) -> Iterator[tuple[str, mash_repodata.Xml]]:
+        """Place the RPMs of a tree, each when it is its turn in the metadata: those before it are compressed meanwhile."""
         by_nevra = {rpm.nevra: rpm for rpm in tree.members}
-        made: set[str] = set()
-        for nevra, row in found.items():
-            folder = f"{staging}/{row[0].rpartition('/')[0]}"
-            if folder not in made:
-                os.makedirs(folder, exist_ok=True)
-                made.add(folder)
+        found = content.rows[tree.name]
+        for folder in {row[0].rpartition("/")[0] for row in found.values()}:
+            os.makedirs(f"{staging}/{folder}", exist_ok=True)
+        xml = content.records.xml([content.wanted[by_nevra[nevra]] for nevra in found])
+        for (nevra, row), texts in zip(found.items(), xml):
             _place(by_nevra[nevra], row, f"{staging}/{row[0]}", here.get(row[2]), old, content.hash)
-            done += 1
-            show(done, count)
-        packages = (
-            (tree.location(row[0]), xml)
-            for row, xml in zip(
-                found.values(), content.records.xml([content.wanted[by_nevra[nevra]] for nevra in found])
-            )
-        )
+            show(next(number), count)
+            yield tree.location(row[0]), texts
+
+    for tree in content.trees:
         # A source repository has no groups.
         extra = content.extra if tree.name == tree.arch else ()
         directory = staging / tree.repodata_path
         directory.mkdir(parents=True, exist_ok=True)
-        mash_repodata.write(directory, len(found), packages, extra, content.look)
+        mash_repodata.write(directory, len(tree.members), placed(tree), extra, content.look)
         for path in sorted((directory / "repodata").iterdir()):
             manifest["metadata"][str(path.relative_to(staging))] = _sha256(path)
-        manifest["trees"][tree.name] = {"path": tree.rpm_path, "repodata": tree.repodata_path, "rpms": found}
+        manifest["trees"][tree.name] = {
+            "path": tree.rpm_path,
+            "repodata": tree.repodata_path,
+            "rpms": content.rows[tree.name],
+        }
     (staging / MANIFEST).write_text(json.dumps(manifest) + "\n", encoding="utf-8")
     try:
         # The whole file system at once: a flush for each of thousands of files takes minutes.

@@ -15,7 +15,6 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Callable, NamedTuple
@@ -25,17 +24,24 @@ _VERSION = 1
 # What stands in a record for the place of the file.
 LOCATION = b'href="//"'
 
-_CHUNK = 1 << 20
+# Bytes of an RPM's lead, which its signature header follows.
+_LEAD = 96
+# Of a file, at once. More would be memory that each file has the system map and unmap.
+_CHUNK = 1 << 16
 # Fewer are read here: a process costs more than it brings.
 _FEW = 200
 _BATCH = 64
 # Records that are written at once.
 _STORED = 1000
+# … and read at once.
+_FETCHED = 100
 # Seconds after which a record that nobody has asked for is dropped.
-_UNUSED = 90 * 86400
+_DAY = 86400
+_UNUSED = 90 * _DAY
 _CHANGELOGS = 10
 
 _PKGID = re.compile(rb'<checksum type="[a-z0-9]+" pkgid="YES">([0-9a-f]+)</checksum>')
+_SOURCE = b"<arch>src</arch>"
 _FILE = re.compile(r"<file(?: [^>]*)?>([^<]*)</file>")
 _ENTITIES = (("&lt;", "<"), ("&gt;", ">"), ("&quot;", '"'), ("&apos;", "'"), ("&amp;", "&"))
 
@@ -86,17 +92,19 @@ def key_of(header: Any) -> str:
     return ""
 
 
-def _md5(path: str) -> str:
-    """The checksum of header and payload: all that follows the signature header."""
-    import koji
+def _read(path: str) -> tuple[str, Any]:
+    """The checksum of header and payload, all that follows the signature header; and the signature header."""
+    import rpm
 
-    offset, size = koji.find_rpm_sighdr(path)
     found = hashlib.new("md5", usedforsecurity=False)
-    with open(path, "rb") as stream:
-        stream.seek(offset + size + -size % 8)
+    with open(path, "rb", buffering=0) as stream:
+        stream.seek(_LEAD)
+        signature = rpm.hdr(stream)
+        # It is padded to a multiple of 8 bytes.
+        stream.seek(-stream.tell() % 8, os.SEEK_CUR)
         while data := stream.read(_CHUNK):
             found.update(data)
-    return found.hexdigest()
+    return found.hexdigest(), signature
 
 
 def make(wanted: Wanted) -> tuple[Any, ...]:
@@ -111,31 +119,32 @@ def make(wanted: Wanted) -> tuple[Any, ...]:
     where = f"{wanted.nevra}: {wanted.path}"
     again = "restore it from a backup, or remove the signed copy and write it again (sigulsign_unsigned.py --just-write)"
     try:
-        md5 = _md5(wanted.path)
+        md5, signature = _read(wanted.path)
         if md5 != wanted.md5:
             raise RecordError(f"{where} is damaged: its checksum is {md5}, and Koji's {wanted.md5}; {again}.")
-        header = koji.get_rpm_header(wanted.path)
-        found = key_of(header)
+        # One with no signature of its header alone is older than anything that Koji is likely to have.
+        found = wanted.sigkey and (key_of(signature) or key_of(koji.get_rpm_header(wanted.path)))
         texts = createrepo_c.xml_from_rpm(
             wanted.path, getattr(createrepo_c, wanted.hash.upper()), "//", None, _CHANGELOGS
         )
+        primary, filelists, other = (text.encode() for text in texts)
+        header = koji.get_rpm_header(wanted.path) if _SOURCE in primary else None
     except RecordError:
         raise
     except OSError as error:
         raise RecordError(f"{where} cannot be read: {error.strerror or error}.") from error
     except Exception as error:  # rpm's, koji's and createrepo_c's
         raise RecordError(f"{where} is damaged ({' '.join(str(error).split())[:200]}); {again}.") from error
-    if wanted.sigkey and found != wanted.sigkey:
+    if found != wanted.sigkey:
         has = f"is signed by {found}" if found else "is not signed"
         raise RecordError(
             f"{where} {has}, and Koji says {wanted.sigkey}: remove this copy and write it again"
             f" (sigulsign_unsigned.py --just-write)."
         )
     excludes, exclusives = (
-        " ".join(koji.get_header_field(header, tag) or ()) if header["sourcepackage"] else ""
+        " ".join(koji.get_header_field(header, tag) or ()) if header is not None else ""
         for tag in ("excludearch", "exclusivearch")
     )
-    primary, filelists, other = (text.encode() for text in texts)
     pkgid = _PKGID.search(primary)
     assert pkgid is not None and LOCATION in primary
     return wanted.key, pkgid[1].decode(), excludes, exclusives, primary, filelists, other
@@ -167,9 +176,11 @@ class Records:
     def _open(self) -> sqlite3.Connection:
         db = sqlite3.connect(str(self._path), timeout=60, isolation_level=None)
         try:
+            # A record is some KiB. It does not share SQLite's usual pages of 4 KiB, and half of them would be empty.
+            db.execute("PRAGMA page_size=16384")
             db.execute("PRAGMA journal_mode=WAL")
             db.execute("PRAGMA synchronous=NORMAL")
-            db.execute("PRAGMA wal_autocheckpoint=16384")
+            db.execute("PRAGMA wal_autocheckpoint=4096")
             db.execute(
                 "CREATE TABLE IF NOT EXISTS rpm (key TEXT PRIMARY KEY, used INTEGER, pkgid TEXT, excludes TEXT,"
                 " exclusives TEXT, primary_xml BLOB, filelists_xml BLOB, other_xml BLOB)"
@@ -220,6 +231,9 @@ class Records:
         if len(missing) < _FEW or self._jobs == 1:
             yield from map(_make_all, batches)
             return
+        # Loaded here, once, and not by each of the processes.
+        import createrepo_c  # noqa: F401
+
         with ProcessPoolExecutor(self._jobs) as pool:
             try:
                 yield from pool.map(_make_all, batches)
@@ -239,11 +253,13 @@ class Records:
 
     def xml(
         self, wanted: Sequence[Wanted], columns: str = "primary_xml, filelists_xml, other_xml"
-    ) -> Iterator[tuple[bytes, ...]]:
+    ) -> Iterator[Sequence[bytes]]:
         """The XML of each of ``wanted``, in order."""
-        with closing(self._db.cursor()) as cursor:
-            for one in wanted:
-                yield cursor.execute(f"SELECT {columns} FROM rpm WHERE key = ?", (one.key,)).fetchone()
+        for at in range(0, len(wanted), _FETCHED):
+            keys = [one.key for one in wanted[at : at + _FETCHED]]
+            asked = f"SELECT key, {columns} FROM rpm WHERE key IN ({', '.join('?' * len(keys))})"
+            found = {key: texts for key, *texts in self._db.execute(asked, keys)}
+            yield from (found[key] for key in keys)
 
     def primary(self, wanted: Sequence[Wanted]) -> Iterator[bytes]:
         """The XML of each of ``wanted`` that dependencies stand in."""
@@ -257,12 +273,11 @@ class Records:
             paths = [path.replace(entity, character) for path in paths]
         return paths
 
-    def holding(self, wanted: Iterable[Wanted], paths: Collection[str]) -> dict[str, set[Wanted]]:
+    def holding(self, wanted: Sequence[Wanted], paths: Collection[str]) -> dict[str, set[Wanted]]:
         """Which of ``wanted`` have which of ``paths``."""
         marks = {path: f">{_escaped(path)}</file>".encode() for path in paths}
         found: dict[str, set[Wanted]] = {path: set() for path in paths}
-        for one in wanted:
-            ((text,),) = self.xml([one], "filelists_xml")
+        for one, (text,) in zip(wanted, self.xml(wanted, "filelists_xml")):
             for path, mark in marks.items():
                 if mark in text:
                     found[path].add(one)
@@ -272,7 +287,11 @@ class Records:
         """Note that ``wanted`` were used, and drop what has not been for months."""
         now = int(time.time())
         self._db.execute("BEGIN")
-        self._db.executemany("UPDATE rpm SET used = ? WHERE key = ?", [(now, one.key) for one in wanted])
+        # To the day: to note it, SQLite writes the whole record again.
+        self._db.executemany(
+            "UPDATE rpm SET used = ? WHERE key = ? AND used < ?",
+            [(now, one.key, now - _DAY) for one in wanted],
+        )
         self._db.execute("DELETE FROM rpm WHERE used < ?", (now - _UNUSED,))
         self._db.execute("COMMIT")
 

@@ -7,6 +7,7 @@ import shlex
 import subprocess
 import zlib
 from collections.abc import Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -54,7 +55,10 @@ class Look:
 
 
 class _File:
-    """A file of metadata that is being written, compressed, and hashed on both sides."""
+    """A file of metadata that is being written, compressed, and hashed on both sides.
+
+    A thread does so with one piece while the next is put together: zlib and hashlib let others run meanwhile.
+    """
 
     def __init__(self, path: Path, compression: str, hashtype: str) -> None:
         self.path, self._hash = path, hashtype
@@ -64,6 +68,9 @@ class _File:
         self._size = 0
         self._pieces: list[bytes] = []
         self._waiting = 0
+        self._thread = ThreadPoolExecutor(1)
+        self._taken: Future[None] = Future()
+        self._taken.set_result(None)
         self._zlib: Any = None
         self._zstd: subprocess.Popen[bytes] | None = None
         if compression == "gz":
@@ -86,8 +93,12 @@ class _File:
             self._flush()
 
     def _flush(self) -> None:
-        data = b"".join(self._pieces)
+        # One piece is in work at most: pieces are written in their order, and memory stays small.
+        self._taken.result()
+        self._taken = self._thread.submit(self._take, b"".join(self._pieces))
         self._pieces, self._waiting = [], 0
+
+    def _take(self, data: bytes) -> None:
         self._open.update(data)
         self._size += len(data)
         try:
@@ -103,6 +114,7 @@ class _File:
 
     def close(self) -> None:
         """End without a result."""
+        self._thread.shutdown()
         if self._zstd is not None:
             self._zstd.kill()
             self._zstd.wait()
@@ -113,6 +125,7 @@ class _File:
         import createrepo_c
 
         self._flush()
+        self._taken.result()
         if self._zstd is not None and self._zstd.stdin is not None:
             self._zstd.stdin.close()
             if self._zstd.wait():

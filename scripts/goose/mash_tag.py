@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Callable
 
@@ -45,7 +46,7 @@ class Rpm:
         """name-version-release.arch, which is the file's name, too."""
         return f"{self.name}-{self.version}-{self.release}.{self.arch}"
 
-    @property
+    @cached_property
     def nevra(self) -> str:
         """The same with the epoch, where it is not 0."""
         epoch = f"{self.epoch}:" if self.epoch else ""

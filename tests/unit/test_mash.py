@@ -377,22 +377,28 @@ def test_a_signed_copy_is_missing(place: Place, run: Callable[..., Any]) -> None
     assert run()["result"] == "unchanged"
 
 
-@pytest.mark.parametrize("damage", ["flip", "cut", "text", "other key"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "text", "signature", "other key", "unsigned"])
 def test_a_corrupt_rpm(place: Place, run: Callable[..., Any], damage: str) -> None:
     """Found whatever part of the file it is, and by whatever key the wrong one is signed."""
-    path = place.hub.path(place.hub.row("libfoo-1.0-1.el9.i686"), place.keys.ids["goose"])
+    row = place.hub.row("libfoo-1.0-1.el9.i686")
+    path = place.hub.path(row, place.keys.ids["goose"])
     good, data = path.read_bytes(), bytearray(path.read_bytes())
     path.unlink()
     if damage == "flip":
         data[-20] ^= 1
     elif damage == "cut":
         del data[len(data) // 2 :]
+    elif damage == "signature":
+        # Right behind the lead.
+        data[96] ^= 1
+    elif damage == "unsigned":
+        data = bytearray(place.hub.path(row).read_bytes())
     path.write_bytes(b"no RPM\n" if damage == "text" else data)
     if damage == "other key":
         place.keys.sign("old", [path])
     error = run(status=5)["error"]
     assert error.startswith("libfoo-1.0-1.el9.i686: ") and str(path) in error
-    assert ("is signed by" if damage == "other key" else "is damaged") in error
+    assert {"other key": "is signed by", "unsigned": "is not signed"}.get(damage, "is damaged") in error
     assert "\n" not in error and not place.link.exists()
     path.write_bytes(good)
     assert run()["result"] == "published"
