@@ -1,6 +1,7 @@
 """A lab that an older revision of this tree has made is brought to this one, as a site is: by pulling and applying.
 
-``GOOSE_OLD_REVISION`` names the older one. It has a lab of its own, beside the one of the other drills.
+``GOOSE_OLD_REVISION`` names the older one. It has a lab of its own. An older program does not read what newer ones
+note of their labs, so there must be no other for one from before 26 November 2026.
 """
 
 from __future__ import annotations

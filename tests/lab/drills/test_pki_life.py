@@ -1,7 +1,7 @@
 """The life of certificates while people work: renewed, revoked, and the CA itself replaced.
 
 All the while clients log in to the hub, call it, and fetch from every server; each request has a connection
-of its own. None may fail, and nothing is sent again.
+of its own. None may fail, and nothing is sent again. While certificates are renewed packages are built, too.
 """
 
 from __future__ import annotations
@@ -28,11 +28,12 @@ import yaml
 from cryptography import x509
 
 from conftest import Command
+from estate import Estate
 from goose.lab import client as lab_client
 from goose.lab import lab as labs
 from goose.lab import testing
 from goose.lab.host import Host
-from koji_client import wait_for
+from koji_client import Hub, wait_for
 
 PKI = "etc/pki/goose"
 CA = "etc/pki/goose-ca"
@@ -238,6 +239,25 @@ def load(lab: labs.Lab, worker: Person, urls: list[str]) -> Iterator[Load]:
         yield found
 
 
+@pytest.fixture
+def builds(lab: labs.Lab, hub: Hub, command: Command) -> Iterator[None]:
+    """Packages are built all the while, one after the other, and each comes to a good end."""
+    estate = Estate(lab, hub, command)
+    stop, states = threading.Event(), []
+
+    def go() -> None:
+        while not stop.is_set():
+            states.append(hub.wait_for_task(estate.scratch(f"lab-renewal{len(states)}", "sleep 3"), 400))
+
+    with ThreadPoolExecutor(1) as pool:
+        job = pool.submit(go)
+        yield
+        stop.set()
+        job.result()
+    print(f"\n{len(states)} builds")
+    assert set(states) == {"CLOSED"}, states
+
+
 def renew(lab: labs.Lab, *names: str) -> None:
     """The documented command: the CA host, then the others side by side; all, or some."""
     ca_host, master = lab.need_role("pki.ca"), lab.master
@@ -266,6 +286,7 @@ def servers(lab: labs.Lab) -> list[Host]:
     return list({host.name: host for host in map(lab.need_role, roles)}.values())
 
 
+@pytest.mark.usefixtures("builds")
 def test_renewing_under_load(lab: labs.Lab, ca_host: Host, load: Load, urls: list[str]) -> None:
     """Certificates of minutes are renewed by the hosts' timers alone, again and again, and nobody notices."""
     hosts = servers(lab)
