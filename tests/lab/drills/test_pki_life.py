@@ -243,7 +243,8 @@ def load(lab: labs.Lab, worker: Person, urls: list[str]) -> Iterator[Load]:
 def builds(lab: labs.Lab, hub: Hub, command: Command) -> Iterator[None]:
     """Packages are built all the while, one after the other, and each comes to a good end."""
     estate = Estate(lab, hub, command)
-    stop, states = threading.Event(), []
+    stop = threading.Event()
+    states: list[str] = []
 
     def go() -> None:
         while not stop.is_set():
