@@ -332,10 +332,16 @@ def test_second_lab_and_killed_up(lab: labs.Lab, tmp_path: Path) -> None:
         assert second.host("hub").run(["cat", "/etc/hostname"]).stdout.strip() == f"hub.{SECOND}.test"
         assert lab.host("hub").run(["cat", "/etc/hostname"]).stdout.strip() == f"hub.{lab.record.name}.test"
         assert {host.name: host.leader() for host in lab.hosts} == first
+        # Without its systemd-nspawn a host may run on, and is gone with the others all the same.
+        orphan = second.host("salt").leader()
+        assert orphan
+        supervisor = int(Path(f"/proc/{orphan}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(supervisor, signal.SIGKILL)
     finally:
         done = run(f"--name={SECOND}", "destroy")
     assert done.returncode == 0, done.stderr
     assert machine() == before
     assert {host.name: host.leader() for host in lab.hosts} == first
     # Asked of the machine: what told of the processes is gone with the lab.
+    assert not Path(f"/proc/{orphan}").exists()
     assert not [line for line in command_lines() if f"--machine={SECOND}-" in line]

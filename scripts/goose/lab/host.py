@@ -110,6 +110,8 @@ class Host:
         """Start the host where it is off, and return at once. ``binds``: options of systemd-nspawn."""
         if self.leader() is not None:
             return
+        # Two systemds on one file system would be the end of it.
+        self.kill()
         command = [
             "systemd-nspawn",
             "--quiet",
@@ -206,6 +208,7 @@ class Host:
                 except ProcessLookupError:
                     pass
         wait_for(lambda: self._supervisor() is None, what=f"{self.fqdn} to end", seconds=30)
+        wait_for(self._nothing_runs, what=f"the processes of {self.fqdn} to end", seconds=30)
         try:
             # Ours if this command started it: a dead child keeps its number until it is waited for.
             os.waitpid(int((self.directory / "pid").read_text()), os.WNOHANG)
@@ -214,6 +217,26 @@ class Host:
         # The kernel takes a host's network away in its own time: connections that nobody answers any more keep it
         # for minutes, and the host could not boot again.
         run(["ip", "link", "delete", f"vb-{self.machine}"], what="ip", check=False)
+
+    def _nothing_runs(self) -> bool:
+        """Kill what is left of the host, and whether nothing was.
+
+        Where systemd-nspawn itself was killed, the host's systemd may live on, and nothing else tells of it.
+        """
+        if not os.path.ismount(self.root):
+            return True
+        device = self.root.stat().st_dev
+        left = 0
+        for pid in (int(each.name) for each in Path("/proc").iterdir() if each.name.isdigit()):
+            try:
+                # A process whose root is the host's file system, wherever the kernel shows it.
+                if os.stat(f"/proc/{pid}/root/").st_dev == device:
+                    left += 1
+                    os.kill(pid, signal.SIGKILL)
+            except (FileNotFoundError, ProcessLookupError, PermissionError):
+                # It has ended meanwhile, or is no host's: a kernel thread, or another user's.
+                continue
+        return not left
 
     def _cgroups(self) -> list[Path]:
         """The host's own cgroup, in each hierarchy that systemd uses."""

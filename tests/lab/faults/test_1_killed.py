@@ -172,7 +172,8 @@ SIGNED = "/srv/repos/fault.asc"
 BUILDROOT = "/var/tmp/fault-buildroot"
 RELEASE = "/var/tmp/fault-release"
 SAMPLES = "/var/tmp/fault-samples"
-WHOLE_RPMS = "for rpm in {}/*.rpm; do rpm --checksig --nosignature $rpm; done"
+# Without any, rpm says that it was given none.
+WHOLE_RPMS = "find {} -name '*.rpm' -print0 | xargs -0 rpm --checksig --nosignature"
 REBUILT = "lab-fault-rebuild"
 SCRIPTS = [
     Script("mash_repo.py", "mash", shlex.join(mash_line("fault")), MASH_BEFORE, MASH_GOOD),
@@ -246,7 +247,7 @@ SCRIPTS = [
     ),
     Script(
         "koji_buildroot.py make", "koji.bootstrap", f"/usr/bin/python3 {LIB}/koji_buildroot.py --out {BUILDROOT} make",
-        f"rm -rf {BUILDROOT}", WHOLE_RPMS.format(f"$(dirname $(find {BUILDROOT} -name '*.rpm' | head -n 1))"),
+        f"rm -rf {BUILDROOT}", WHOLE_RPMS.format(BUILDROOT),
     ),
     Script("pki_report.py", "pki.ca", f"{SALT}/pki_report.py"),
     Script(
