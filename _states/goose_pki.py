@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import glob
 import json
 import os
@@ -228,7 +229,9 @@ def anchored(name: str, prefix: str, ca: str, bundle: str, command: str) -> Resu
     # First what is new: there is no moment without.
     for step in ((), gone) if gone else ((),):
         for path in step:
-            os.unlink(path)
+            # A renewal beside a highstate may have been here before.
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
         done = __salt__["cmd.run_all"](command, ignore_retcode=True)
         if done["retcode"]:
             said = done["stderr"].strip() or done["stdout"].strip()

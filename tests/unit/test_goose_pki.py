@@ -95,7 +95,7 @@ class World:
             "user_days": 1,
         }
         pillar = {"pki": self.pki, "roles": ["pki.ca"], "hosts": HOSTS, "site": {"name": "GoOSe"}}
-        opts = {"id": "ca.goose.test", "test": False, "fips_mode": False}
+        opts = {"id": "ca.goose.test", "test": False, "fips_mode": False, "cachedir": str(self.dir)}
         salt: dict[str, Any] = {
             "mine.get": lambda tgt, fun, *_: self.mine.get(fun, {}),
             "mine.update": lambda: None,
@@ -422,3 +422,20 @@ def test_renew_waits_and_fails_loudly(world: World) -> None:
     world.salt["saltutil.is_running"] = lambda fun: ["1"]
     with pytest.raises(CommandExecutionError, match="pki.renew was not applied"):
         world.module.renew(timeout=0)
+
+
+def test_one_renewal_at_a_time(world: World) -> None:
+    """The timer's and a person's: Salt itself does not count them as runs of states."""
+    beside: list[str] = []
+
+    def apply(states: str) -> dict[str, Any]:
+        with pytest.raises(CommandExecutionError, match="pki.renew was not applied") as caught:
+            world.module.renew(timeout=0)
+        beside.append(str(caught.value))
+        return {}
+
+    world.salt["state.apply"] = apply
+    assert world.module.renew() == []
+    assert len(beside) == 1
+    world.salt["state.apply"] = world.apply
+    assert world.module.renew() == ["x: Done."]
