@@ -56,6 +56,8 @@ class Person:
     lab: labs.Lab
     name: str
     directory: Path
+    # OpenSSL opens a file twice, for the certificate and for the key, and both must be of one time.
+    lock: threading.Lock = field(default_factory=threading.Lock)
 
     @property
     def cert(self) -> Path:
@@ -69,7 +71,9 @@ class Person:
         """Get a certificate, a new one where there is one, by the documented command."""
         key = run("openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256")
         request = run("openssl", "req", "-new", "-key", "/dev/stdin", "-subj", f"/CN={self.name}", stdin=key)
-        self._write(self.cert, lab_client.sign(self.lab, self.name, request) + key)
+        both = lab_client.sign(self.lab, self.name, request) + key
+        with self.lock:
+            self._write(self.cert, both)
 
     def trusts(self) -> None:
         """Trust what the hosts trust now."""
@@ -85,7 +89,8 @@ class Person:
     def context(self, certificate: bool = True) -> ssl.SSLContext:
         context = ssl.create_default_context(cafile=str(self.trusted))
         if certificate:
-            context.load_cert_chain(self.cert)
+            with self.lock:
+                context.load_cert_chain(self.cert)
         return context
 
     def send(
