@@ -20,12 +20,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         record.check_name(arguments.name)
         status: int = arguments.command(arguments)
+        sys.stdout.flush()
         return status
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)
         return error.status
     except KeyboardInterrupt:
         print("lab: interrupted; run the same command again to go on.", file=sys.stderr)
+        return 1
+    except BrokenPipeError:
+        # Who reads has seen enough, as `head` has. What Python flushes at its end goes nowhere.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
 
 
