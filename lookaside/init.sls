@@ -102,6 +102,7 @@ lookaside-apache:
     - mode: '0644'
     - context: {{ {'path': lookaside.path, 'user': lookaside.user, 'group': lookaside.group,
                    'processes': lookaside.processes, 'threads': lookaside.threads,
+                   'max_size': lookaside.config.max_size,
                    'program_dir': lookaside.program_dir} | tojson }}
     - require:
       - pkg: koji-wsgi-packages
