@@ -179,7 +179,7 @@ def everything_is_back(command: Command, lab: labs.Lab, hub: Hub) -> None:
     for name in builders:
         wait_for(
             partial(spoke_since, hub, name, since[name]),
-            f"{name} to speak to the hub", 60,
+            f"{name} to speak to the hub", 180,
         )  # fmt: skip
 
 
