@@ -243,7 +243,9 @@ def test_client_goes_away(lab: labs.Lab, alice: Path, path: Path) -> None:
     assert tree(path) == before
 
 
-def test_too_large(rpkg: Callable[..., Any], alice: Path, cache: Host, path: Path, tmp_path: Path) -> None:
+def test_too_large(
+    rpkg: Callable[..., Any], post: Post, alice: Path, cache: Host, path: Path, tmp_path: Path
+) -> None:
     """What is announced is enough: nobody sends gigabytes to be told so."""
     most = json.loads((cache.root / "etc/goose/lookaside.json").read_text())["max_size"]
     archive = tmp_path / "huge.tgz"
@@ -254,6 +256,9 @@ def test_too_large(rpkg: Callable[..., Any], alice: Path, cache: Host, path: Pat
     with pytest.raises(rpkg_client.errors().UploadError, match="413"):
         rpkg(alice).upload(NAME, str(archive), sha512(b""))
     assert interface_bytes(cache) - received < 64 << 20
+    body = form(("name", NAME), ("sha512sum", sha512(b"")), ("file", ("huge.tgz", bytes(1 << 20))))
+    status, text = post(alice, body, most + (2 << 20))
+    assert (status, "lookaside:max_size" in text) in ((413, True), (0, False)), text
     assert tree(path) == before
 
 

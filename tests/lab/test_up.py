@@ -336,8 +336,7 @@ def test_second_lab_and_killed_up(lab: labs.Lab, tmp_path: Path) -> None:
         # Without its systemd-nspawn a host may run on, and is gone with the others all the same.
         orphan = second.host("salt").leader()
         assert orphan
-        supervisor = int(Path(f"/proc/{orphan}/stat").read_text().rpartition(")")[2].split()[1])
-        os.kill(supervisor, signal.SIGKILL)
+        os.kill(int((second.host("salt").directory / "pid").read_text()), signal.SIGKILL)
     finally:
         done = run(f"--name={SECOND}", "destroy")
     assert done.returncode == 0, done.stderr
