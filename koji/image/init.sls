@@ -1,6 +1,7 @@
 # A builder that makes images, beside packages: what kojid needs of the host itself. What livecd, appliance and
 # livemedia tasks run is in their build roots, which koji.content gives the groups for.
 {%- from "koji/map.jinja" import koji with context %}
+{%- from "koji/software.jinja" import software %}
 {%- set image = koji.image %}
 {%- if 'koji.builder' not in pillar.get('roles', []) %}
 {{ raise("pillar/hosts.yaml gives " ~ grains['id'] ~ " the role koji.image without koji.builder: give it both, for the tasks are kojid's.") }}
@@ -10,12 +11,16 @@ include:
   - common
   - koji.builder
 
-koji-image-packages:
+{#- kojid looks for these when it starts, and refuses the tasks where they are missing. -#}
+{{ software(koji, 'image', watch_in=[{'service': 'koji-builder-service'}]) }}
+
+{%- if 'image' in image.channels %}
+koji-image-oz:
   pkg.installed:
-    - pkgs: {{ (image.packages + (image.oz_packages if 'image' in image.channels else [])) | tojson }}
+    - pkgs: {{ image.oz_packages | tojson }}
     - install_recommends: false
     - require:
-      - sls: common
-    # kojid looks for them when it starts, and refuses the tasks where they are missing.
+      - koji-image-software
     - watch_in:
       - service: koji-builder-service
+{%- endif %}

@@ -13,6 +13,6 @@ def test_channels(host):
     assert not told or wanted <= set(told.partition("Channels:")[2].split("\n")[0].replace(",", " ").split())
 
 
-def test_disc_images_can_be_read(host):
-    """kojid lists what is on a live medium by pycdio, and refuses the task without."""
-    host.says("/usr/bin/python3", "-c", "import iso9660")
+def test_what_kojid_imports(host):
+    """It reads kickstarts by pykickstart and live media by pycdio, and refuses the tasks without either."""
+    host.says("/usr/bin/python3", "-c", "import iso9660, pykickstart.parser, pykickstart.handlers.control")
