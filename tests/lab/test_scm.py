@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from estate import ended, start_on
 from goose import srpm
 from goose.lab import lab as labs
-from koji_client import BUILD_STATES, Client, Hub
+from koji_client import BUILD_STATES, Client, Hub, wait_for
 
 if TYPE_CHECKING:
     from conftest import Command
@@ -180,6 +181,29 @@ def test_somebody_elses_source_rpm(built: dict[str, Any], packager: Packager, na
     assert f"{name}-3.0-1.el1.noarch.rpm" in listing
     assert f"SHA512 ({name}-3.0.tar.gz) = " in listing
     assert f"{name}.spec" in listing
+
+
+def test_upload_that_its_server_does_not_end(
+    built: dict[str, Any], packager: Packager, lab: labs.Lab, name: str
+) -> None:
+    """As where Apache reloads, which ends the program after some seconds: the packager is told, and need do nothing."""
+    directory = "/var/tmp/lab-tests/again"
+    packager(f"rm -rf {directory}; mkdir -p {directory}; cd {directory}; goosepkg clone {name}; truncate -s 400M big.tar")
+    cache = lab.need_role("lookaside")
+    store = cache.root / "var/lib/lookaside"
+    sender = start_on(lab.need_role("scm.client"), "sh", "-c", f"cd {directory}/{name} && goosepkg upload ../big.tar")
+
+    def comes_in() -> bool:
+        return any(path.stat().st_size > 1 << 20 for path in (store / "incoming").iterdir())
+
+    wait_for(comes_in, "the archive to come in", 60, pause=0.01)
+    cache.run(["sh", "-c", "kill -9 $(grep -lz '^lookaside' /proc/[0-9]*/cmdline | cut -d/ -f3)"], check=False)
+    status, said = ended(sender)
+    there = list((store / "archives/rpms" / name / "big.tar").rglob("big.tar"))
+    assert status == 0, said
+    assert "The operation will be retried" in said
+    assert [path.stat().st_size for path in there if path.is_file()] == [400 << 20]
+    cache.run(["rm", "-r", f"/var/lib/lookaside/archives/rpms/{name}/big.tar"])
 
 
 def test_push_without_its_archive(built: dict[str, Any], packager: Packager, name: str) -> None:

@@ -11,9 +11,11 @@ import shutil
 import sys
 from typing import Any
 
+import pycurl  # type: ignore[import-untyped]
 import pyrpkg
 import pyrpkg.utils
 from pyrpkg.cli import cliClient
+from pyrpkg.errors import UploadError
 
 NAME = "goosepkg"
 CONFIG = f"/etc/rpkg/{NAME}.conf"
@@ -59,6 +61,27 @@ class Commands(pyrpkg.Commands):
     def ca_cert(self) -> Any:
         """The CA that the lookaside cache's certificate is of."""
         return self._file("ca_cert")
+
+    @property
+    def lookasidecache(self) -> Any:
+        """pyrpkg's client of the lookaside cache, which says why an archive is refused.
+
+        An upload that its server did not bring to an end, as where Apache reloads, is sent again like one that
+        the network lost. A disk that is full (507) stays so.
+        """
+        cache = super().lookasidecache
+        send = cache.retry_upload
+
+        def told(curl: Any) -> Any:
+            status, answer = send(curl)
+            if status >= 500 and status != 507:
+                raise pycurl.error(status, f"the lookaside cache answers {status}")
+            if status != 200 and answer:
+                raise UploadError(answer.decode("utf-8", "replace")[:300], http_status=status)
+            return status, answer
+
+        cache.retry_upload = told
+        return cache
 
     def login_koji_session(self, koji_config: Any, session: Any) -> None:
         """Log in to Koji with the same certificate, unless Koji's own configuration names one that is there."""
