@@ -7,6 +7,7 @@ import errno
 import json
 import shutil
 import subprocess
+import sys
 import types
 from collections.abc import Sequence
 from pathlib import Path
@@ -526,6 +527,22 @@ def test_pillar_over_goes_away() -> None:
         with testing.pillar_over(this.record, "pki.yaml", {"crl_days": 1}):
             assert yaml.safe_load((root / "pki.yaml").read_text())["leaf_days"] == 3
         assert "crl_days: 1\n" not in (root / "pki.yaml").read_text()
+    assert not (root / "pki.yaml").exists()
+
+
+def test_pillar_over_what_a_killed_test_has_left() -> None:
+    this = a_lab()
+    root = this.record.root / "pillar"
+    root.mkdir(parents=True)
+    code = (
+        "import os; from goose.lab import record, testing\n"
+        "with testing.pillar_over(record.Record('goose', 'full', 10, {}), 'pki.yaml', {'leaf_days': 3}):\n"
+        "    os._exit(9)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False, cwd=lab.TREE / "scripts").returncode == 9
+    assert yaml.safe_load((root / "pki.yaml").read_text())["leaf_days"] == 3
+    with testing.pillar_over(this.record, "pki.yaml", {"crl_days": 1}):
+        assert yaml.safe_load((root / "pki.yaml").read_text())["leaf_days"] != 3
     assert not (root / "pki.yaml").exists()
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +15,9 @@ import yaml
 from goose.lab.lab import TREE, Lab
 from goose.lab.record import Record
 from goose.lab.run import LabError
+
+# How such pillar begins: with the process of the test.
+_OF_A_TEST = "# A test's, of process {}.\n"
 
 
 def command(lab: Lab, words: Sequence[str], tree: Path = TREE) -> list[str]:
@@ -44,12 +49,14 @@ def pillar_over(record: Record, name: str, changes: Mapping[str, Any], tree: Pat
     """For a while, the lab's own pillar root holds the repository's file ``name`` with ``changes``.
 
     The file must be plain YAML with a mapping. It counts with the next apply, and no longer with
-    the first one after.
+    the first one after. What a test has left that was killed counts for nothing.
     """
     path = record.root / "pillar" / name
     before = path.read_text() if path.exists() else None
+    if before is not None and (test := re.match(_OF_A_TEST.format("([0-9]+)"), before)):
+        before = before if Path("/proc", test[1]).exists() else None
     data = yaml.safe_load((tree / "pillar" / name).read_text() if before is None else before)
-    path.write_text(yaml.safe_dump({**data, **changes}, sort_keys=False))
+    path.write_text(_OF_A_TEST.format(os.getpid()) + yaml.safe_dump({**data, **changes}, sort_keys=False))
     try:
         yield
     finally:
