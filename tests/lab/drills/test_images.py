@@ -204,7 +204,8 @@ def test_live_medium_from_git(source: str, lab: labs.Lab, hub: Hub, koji: Client
     medium = lab.need_role("scm.client").root / f"var/tmp/lab-tests/{TOOLS}/medium.iso"
     assert content == medium.read_bytes()
     assert len(content) == archive["size"]
-    assert hashlib.md5(content).hexdigest() == archive["checksum"]
+    kind = ("md5", "sha1", "sha256")[archive["checksum_type"]]
+    assert hashlib.new(kind, content).hexdigest() == archive["checksum"]
     assert [rpm["name"] for rpm in hub("listRPMs", imageID=archive["id"])] == ["goose-release"]
     # The manifest names the medium's one file, the log is the kickstart as the tool had it.
     logs = there.parents[1] / "data/logs/image"
