@@ -153,6 +153,7 @@ class Sack:
         self.packages: dict[int, Package] = {}
         self.parents: set[int] = set()
         repos = []
+        files: set[str] = set()
         everything = [*repositories, *parents]
         for number, loaded in enumerate(everything):
             repo = self.pool.add_repo(str(number))
@@ -164,7 +165,9 @@ class Sack:
             by_id = {package.pkgid: package for package in loaded.packages}
             for solvable in repo.solvables:
                 package = by_id[solvable.lookup_checksum(solv.SOLVABLE_CHECKSUM).hex()]
-                if package.arch in self.order:
+                # What several repositories have is that of the first: a tree has room for one file of a name.
+                if package.arch in self.order and package.file not in files:
+                    files.add(package.file)
                     self.packages[solvable.id] = package
         self.pool.addfileprovides()
         self.pool.createwhatprovides()
@@ -463,11 +466,10 @@ def _sources(found: Gathered, repositories: Sequence[Loaded]) -> None:
     """
     if not repositories:
         return
-    there = {
-        package.file.replace(".nosrc.rpm", ".src.rpm"): package
-        for one in repositories
-        for package in one.packages
-    }
+    there: dict[str, Package] = {}
+    for one in repositories:
+        for package in one.packages:
+            there.setdefault(package.file.replace(".nosrc.rpm", ".src.rpm"), package)
     missing: dict[str, str] = {}
     for variant, packages in found.members.items():
         wanted: dict[str, Package] = {}
@@ -488,7 +490,11 @@ def _sources(found: Gathered, repositories: Sequence[Loaded]) -> None:
 
 
 def _debug(found: Gathered, repositories: Sequence[Loaded], arches: Collection[str]) -> None:
-    packages = [package for one in repositories for package in one.packages if package.arch in arches]
+    first: dict[str, Package] = {}
+    for loaded in repositories:
+        for package in loaded.packages:
+            first.setdefault(package.file, package)
+    packages = [package for package in first.values() if package.arch in arches]
     for variant, members in found.members.items():
         built = {(package.sourcerpm, package.arch) for package in members}
         found.debug[variant] = sorted(

@@ -172,10 +172,17 @@ def _fault(package: Package) -> str:
 
 
 def place(source: Path, target: Path) -> None:
-    """A hard link, or a copy where the file systems are two, or the kernel lets nobody link another's file."""
+    """A hard link, or a copy where the file systems are two, or the kernel lets nobody link another's file.
+
+    Raises:
+        FileExistsError: where the target is there. It is a link itself, so that a copy onto it would be written
+            into a file of the repository, and into each compose that has it.
+    """
     target.parent.mkdir(parents=True, exist_ok=True)
     try:
         os.link(source, target)
+    except FileExistsError:
+        raise
     except OSError:
         shutil.copyfile(source, target)
         about = os.stat(source)
@@ -296,6 +303,8 @@ def extra_files(config: Config, top: Path) -> list[str]:
         path = Path(name)
         try:
             place(path, top / path.name)
+        except FileExistsError as error:
+            raise InputError(f"extra_files names {path}, and {path.name} is in the tree already.") from error
         except OSError as error:
             raise InputError(f"extra_files names {path}, which cannot be read: {error.strerror}.") from error
         names.append(path.name)

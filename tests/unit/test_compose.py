@@ -20,7 +20,7 @@ from xml.etree import ElementTree
 import productmd.compose
 import pytest
 
-from compose_doubles import BUILT, COMPS, Site, Spec, createrepo, env, make, settings
+from compose_doubles import BUILT, COMPS, SPECS, Site, Spec, createrepo, env, make, settings
 from goose import compose_boot, compose_config, compose_pungi, compose_tree
 from goose.compose_config import ConfigError, Release, parse
 from goose.compose_tree import About
@@ -107,6 +107,38 @@ def test_packages_are_hard_links(site: Site, repository: Path) -> None:
     top = Path(site.told()["path"]) / "compose"
     mine = top / "BaseOS/x86_64/os/Packages/b/bash-1.0-1.x86_64.rpm"
     assert os.path.samefile(mine, repository / "x86_64/os/Packages/bash-1.0-1.x86_64.rpm")
+
+
+def test_several_repositories_have_a_package(site: Site, tmp_path: Path) -> None:
+    """The first one's is taken, and no file of either is written: all that links to it would change as well."""
+    specs = [
+        dataclasses.replace(spec, files=[*spec.files, "/usr/share/another"])
+        for spec in SPECS
+        if spec.name in ("libfoo", "app", "data")
+    ]
+    other = make(tmp_path / "another", specs)
+    before = tree(site.repository), tree(other)
+    site.configure(
+        repositories=[settings(site.top, one)["repositories"][0] for one in (other, site.repository)],
+        variants={"All": {"everything": True}},
+        isos=[{"variants": ["All"]}],
+    )
+    top = Path(site.told()["path"]) / "compose/All"
+    assert (tree(site.repository), tree(other)) == before
+    for name in ("x86_64/os/Packages", "x86_64/debug", "source/SRPMS"):
+        for path in (other / name).glob("*.rpm"):
+            (mine,) = top.rglob(path.name)
+            assert os.path.samefile(mine, path), path.name
+
+
+def test_extra_files_of_one_name(site: Site) -> None:
+    files = [site.top / name / "LICENSE" for name in ("one", "two")]
+    for path in files:
+        path.parent.mkdir()
+        path.write_text(f"{path}\n")
+    site.configure(extra_files=[str(path) for path in files])
+    assert f"extra_files names {files[1]}, and LICENSE is in the tree already." in refused(site, 1)
+    assert [path.read_text() for path in files] == [f"{path}\n" for path in files]
 
 
 def test_productmd_reads_all(site: Site) -> None:
