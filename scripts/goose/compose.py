@@ -314,16 +314,36 @@ def _by_pungi(
     say: Say,
 ) -> tuple[Path, list[Image], bool]:
     work = store.staging / "pungi"
-    configuration = compose_pungi.render(work / "config", config, release, found.comps)
+    compose_pungi.known_servers(
+        one
+        for many in (*found.binary.values(), found.source, *found.debug.values(), *found.parents.values())
+        for one in many
+    )
+    configuration = compose_pungi.render(
+        work / "config", config, release, found.comps, compose_pungi.foreign(found.binary)
+    )
     kept = [
         one.name
         for one in store.output.iterdir()
         if one.is_dir() and not one.is_symlink() and not one.name.startswith(".")
     ]
-    made = compose_pungi.compose(program, configuration, work / "target", release, kept, work / "log")
+    target = work / f"target-{time.time_ns()}"
+    try:
+        made = compose_pungi.compose(program, configuration, target, release, kept, work / "log")
+    except PungiError:
+        # dnf says that packages are damaged, and not which.
+        if faults := compose_tree.damaged(found.packages()):
+            raise InputError("\n".join(faults)) from None
+        raise
     compose_tree.validate(made / "compose")
-    inputs = [*found.source, *(one for kind in (found.binary, found.debug) for many in kind.values() for one in many)]
-    known = (package for loaded in inputs for package in loaded.packages)
+    known = {
+        arch: [
+            package
+            for loaded in (*found.source, *found.binary[arch], *found.debug.get(arch, ()))
+            for package in loaded.packages
+        ]
+        for arch in config.arches
+    }
     taken = compose_pungi.packages(made, known, config.sigkeys)
     for arch in config.arches:
         said = unmet(config, arch, found.binary[arch], taken.get(arch, {}), found.parents.get(arch, ()))
@@ -654,7 +674,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 raise ConfigError(f"{args.pungi_config} is there already: name a directory that is not.")
             with tempfile.TemporaryDirectory(prefix="compose-") as work:
                 found = read_input(config, release, Fetcher(config.cache, config.ca), Path(work), show)
-            print(compose_pungi.render(args.pungi_config, config, release, found.comps))
+            others = compose_pungi.foreign(found.binary)
+            print(compose_pungi.render(args.pungi_config, config, release, found.comps, others))
             return EXIT_DONE
         wishes = Wishes(
             args.date or "",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import pprint
 import re
 import shutil
@@ -15,7 +16,7 @@ from xml.sax.saxutils import quoteattr
 
 from goose.compose_config import Config, Release
 from goose.compose_gather import COMPATIBLE
-from goose.compose_input import InputError, Package, sha256
+from goose.compose_input import Fetcher, InputError, Loaded, Package, sha256, signed_by
 from goose.compose_media import SECTOR, SMALL, run
 from goose.compose_tree import About, signature_fault
 
@@ -38,6 +39,11 @@ def refuse(config: Config, date: str) -> list[str]:
         date: that of the compose, where one was asked for.
     """
     said = []
+    if "i386" in config.arches:
+        said.append(
+            "arches names i386, and pungi-koji follows no requirements among its i686 packages, and takes them all into"
+            " x86_64."
+        )
     if date:
         said.append("pungi-koji dates its composes by the clock: leave --date out.")
     if names := [one.id for one in config.variants.values() if one.recommends]:
@@ -122,11 +128,40 @@ def _pattern(word: str) -> str:
     return f"{name}.+" if arch in COMPATIBLE["i386"] and arch != "noarch" else name
 
 
+def foreign(binary: Mapping[str, Sequence[Loaded]]) -> dict[str, list[str]]:
+    """Architecture -> names of noarch packages that other architectures' repositories have, and its own have not.
+
+    pungi throws all repositories together, and would take for each architecture what mash has left out of it.
+    """
+    names = {
+        arch: {package.name for one in loaded for package in one.packages} for arch, loaded in binary.items()
+    }
+    noarch = {
+        package.name
+        for loaded in binary.values()
+        for one in loaded
+        for package in one.packages
+        if package.arch == "noarch"
+    }
+    return {arch: sorted(noarch - mine) for arch, mine in names.items() if noarch - mine}
+
+
 def settings(
-    config: Config, release: Release, arches: Sequence[str], repositories: dict[str, list[str]], comps: bool
+    config: Config,
+    release: Release,
+    arches: Sequence[str],
+    repositories: dict[str, list[str]],
+    comps: bool,
+    others: Mapping[str, Sequence[str]],
 ) -> dict[str, Any]:
-    """pungi's configuration, key by key."""
+    """pungi's configuration, key by key.
+
+    Args:
+        others: what `foreign` says.
+    """
     about = About(config, release, 0)
+    # Without a repository of source packages their media would be empty.
+    sources = any(one.source for one in config.repositories)
     extra = [{"scm": "file", "repo": "", "file": [name], "target": ""} for name in config.extra_files]
     several = {one.variants[0]: one for one in config.isos if len(one.variants) > 1}
     single = {one.variants[0]: one for one in config.isos if len(one.variants) == 1}
@@ -170,17 +205,18 @@ def settings(
             (f"^{one.id}$", {"*": [_pattern(name) for name in one.exclude]})
             for one in config.variants.values()
             if one.exclude
-        ],
+        ]
+        + [("^.*$", {arch: list(names)}) for arch, names in others.items()],
         "variant_as_lookaside": [(name, other) for name in config.variants for other in config.required(name)],
         "createiso_skip": [
-            (f"^{name}$", {"*": name not in single, "src": name not in single or not single[name].source})
+            (f"^{name}$", {"*": name not in single, "src": name not in single or not (single[name].source and sources)})
             for name in config.variants
         ],
         "extra_isos": {
             f"^{name}$": [
                 {
                     "include_variants": list(one.variants[1:]),
-                    "skip_src": not one.source,
+                    "skip_src": not (one.source and sources),
                     "extra_files": extra,
                 }
             ]
@@ -204,8 +240,14 @@ def settings(
     return found
 
 
-def render(directory: Path, config: Config, release: Release, comps: str) -> Path:
-    """Write pungi's configuration into a directory; the path of its main file."""
+def render(
+    directory: Path, config: Config, release: Release, comps: str, others: Mapping[str, Sequence[str]]
+) -> Path:
+    """Write pungi's configuration into a directory; the path of its main file.
+
+    Args:
+        others: what `foreign` says.
+    """
     directory.mkdir(parents=True)
     values = {"short": config.short, "version": release.version}
     repositories = {
@@ -223,7 +265,7 @@ def render(directory: Path, config: Config, release: Release, comps: str) -> Pat
     (directory / "variants.xml").write_text(variants_xml(config, config.arches, groups), encoding="utf-8")
     if comps:
         (directory / "comps.xml").write_text(comps, encoding="utf-8")
-    told = settings(config, release, config.arches, repositories, bool(comps))
+    told = settings(config, release, config.arches, repositories, bool(comps), others)
     path = directory / "pungi.conf"
     path.write_text(
         "".join(
@@ -235,13 +277,33 @@ def render(directory: Path, config: Config, release: Release, comps: str) -> Pat
     return path
 
 
+def known_servers(repositories: Iterable[Loaded]) -> None:
+    """See that pungi can read the repositories by https: its dnf knows the system's CAs alone.
+
+    dnf's own words for a server that it does not know are "All mirrors were tried".
+
+    Raises:
+        PungiError: naming a repository that it cannot read.
+    """
+    fetcher = Fetcher(Path("/nonexistent"))
+    for one in repositories:
+        if one.base.startswith("https://"):
+            try:
+                fetcher.read(one.at("repodata/repomd.xml"))
+            except InputError as error:
+                raise PungiError(
+                    f"{error} pungi-koji knows the system's CAs alone: add the server's to them, or set engine to embedded."
+                ) from error
+
+
 def compose(
     program: str, configuration: Path, target: Path, release: Release, taken: Sequence[str], log: Path
 ) -> Path:
     """Run pungi-koji; the directory of its compose.
 
     Args:
-        target: an empty directory, which the compose is made in.
+        target: a directory that is not there, which the compose is made in. What a killed run has left alive may
+            go on writing into that run's.
         taken: ids that are there: pungi counts respins by directories.
 
     Raises:
@@ -250,15 +312,25 @@ def compose(
     target.mkdir(parents=True)
     for name in taken:
         (target / name).mkdir()
-    words = [program, f"--config={configuration}", f"--target-dir={target}", "--no-latest-link"]
+    # A compose that nobody waits for any more ends; pungi itself ends its programs then.
+    words = ["setpriv", "--pdeathsig", "TERM", program]
+    words += [f"--config={configuration}", f"--target-dir={target}", "--no-latest-link"]
     words += ["--test"] if release.stage == "testing" else ["--production", f"--label={release.full_label}"]
+    # What it leaves there when it is killed goes away with the attempt.
+    temporary = target.with_name("tmp")
+    temporary.mkdir(exist_ok=True)
     with log.open("wb") as stream:
         try:
             done = subprocess.run(
-                words, stdin=subprocess.DEVNULL, stdout=stream, stderr=subprocess.STDOUT, check=False
+                words,
+                stdin=subprocess.DEVNULL,
+                stdout=stream,
+                stderr=subprocess.STDOUT,
+                check=False,
+                env={**os.environ, "TMPDIR": str(temporary)},
             )
         except OSError as error:
-            raise PungiError(f"{program} cannot be run: {error.strerror}.") from error
+            raise PungiError(f"{error.filename or program} cannot be run: {error.strerror}.") from error
     found = [path for path in target.iterdir() if path.is_dir() and path.name not in taken]
     status = (
         (found[0] / "STATUS").read_text(encoding="utf-8").strip()
@@ -270,11 +342,12 @@ def compose(
             line for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()
         ]
         faults = [number for number, line in enumerate(lines) if "[ERROR" in line or "[CRITICAL" in line]
-        said = lines[faults[0] :][:8] if faults else lines[-8:]
-        # What it points to goes away with the attempt.
-        if faults and (more := re.search(r"details see[: ]+(/\S+)", "\n".join(said))):
+        said = [lines[number] for number in faults if "traceback in" not in lines[number]][:8] or lines[-8:]
+        # What it points to goes away with the attempt. Of a traceback the last line says what is wrong.
+        if faults and (more := re.search(r"details see[: ]+(/\S+)", "\n".join(lines[faults[0] :]))):
             path = Path(more.group(1))
-            said += path.read_text(encoding="utf-8", errors="replace").splitlines()[-5:] if path.is_file() else []
+            told = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+            said += [line for line in told if line[:1].strip() and not line.startswith("Traceback")][-3:]
         raise PungiError(
             f"{program} ended with status {done.returncode} and the compose {status or 'unmade'}:\n"
             + "\n".join(said)
@@ -287,11 +360,15 @@ def compose(
 
 
 def packages(
-    compose_directory: Path, known: Iterable[Package], sigkeys: Sequence[str]
+    compose_directory: Path, known: Mapping[str, Iterable[Package]], sigkeys: Sequence[str]
 ) -> dict[str, dict[str, set[str]]]:
     """Look at the packages that rpms.json names, each by the checksum that its input repository has.
 
-    pungi makes new metadata of the files that it finds: one that is damaged has the right checksum there.
+    pungi makes new metadata of the files that it finds: one that is damaged has the right checksum there. Keys it
+    names by their last eight digits, which are soon made again: the files are asked.
+
+    Args:
+        known: architecture -> the packages of its repositories.
 
     Returns:
         Architecture -> variant -> the NEVRAs of its binary packages.
@@ -299,7 +376,7 @@ def packages(
     Raises:
         InputError: a sentence a line, naming each RPM that is damaged, unknown or not signed.
     """
-    there = {one.nevra: one for one in known}
+    there = {arch: {one.nevra: one for one in many} for arch, many in known.items()}
     told = json.loads((compose_directory / "compose/metadata/rpms.json").read_text(encoding="utf-8"))
     found: dict[str, dict[str, set[str]]] = {}
     faults: dict[str, str] = {}
@@ -312,18 +389,16 @@ def packages(
                     mine.add(nevra)
                 if path in faults:
                     continue
-                package = there.get(nevra)
+                package = there.get(arch, {}).get(nevra)
                 if package is None:
-                    faults[path] = f"{nevra} is in no repository that the compose is made of."
+                    faults[path] = f"{nevra} is in no repository of {arch} that the compose is made of."
                     continue
-                faults[path] = signature_fault(package, entry["sigkey"] or "", sigkeys)
+                file = compose_directory / "compose" / path
                 try:
                     package.repository.fetcher.file(
-                        str(compose_directory / "compose" / path),
-                        package.checksum_type,
-                        package.pkgid,
-                        str(package),
+                        str(file), package.checksum_type, package.pkgid, str(package)
                     )
+                    faults[path] = signature_fault(package, signed_by(file), sigkeys)
                 except InputError as error:
                     faults[path] = str(error)
     if said := [text for text in faults.values() if text]:

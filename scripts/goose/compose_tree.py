@@ -163,6 +163,12 @@ class Files(Mapping[Package, "tuple[Path, str]"]):
         self._pool.shutdown()
 
 
+def damaged(packages: Iterable[Package]) -> list[str]:
+    """Those whose file on this machine is missing or damaged, in sentences."""
+    found = (_fault(package) for package in dict.fromkeys(packages) if package.is_local)
+    return [fault for fault in found if fault]
+
+
 def _fault(package: Package) -> str:
     try:
         bring(package)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import gzip
 import hashlib
+import http.server
 import json
 import os
 import re
 import shutil
 import signal
+import ssl
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,6 +39,27 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def site(tmp_path: Path, repository: Path) -> Site:
     return Site(tmp_path, repository)
+
+
+@contextlib.contextmanager
+def serving(directory: Path, context: ssl.SSLContext | None = None) -> Iterator[int]:
+    """A directory over HTTP, or HTTPS; the port."""
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *words: Any) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(directory))
+    )
+    if context is not None:
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield server.server_address[1]
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def names(directory: Path) -> list[str]:
@@ -796,7 +822,7 @@ def pungi_settings(site: Site, **changes: Any) -> dict[str, Any]:
     """pungi.conf, as pungi's own reader (kobo's) has it: it is Python."""
     config = compose_config.read(site.configure(**changes))
     directory = site.top / "pungi"
-    compose_pungi.render(directory, config, Release("1", "Beta", "RC4"), COMPS)
+    compose_pungi.render(directory, config, Release("1", "Beta", "RC4"), COMPS, {"x86_64": ["onlyarm"]})
     told: dict[str, Any] = {}
     exec((directory / "pungi.conf").read_text(), {}, told)
     return told
@@ -823,7 +849,7 @@ def test_pungi_configuration(site: Site) -> None:
         f"{site.repository}/x86_64/debug",
     ]
     assert told["variant_as_lookaside"] == [("Apps", "BaseOS"), ("Top", "Apps"), ("Top", "BaseOS")]
-    assert told["filter_packages"] == [("^Apps$", {"*": ["x*"]})]
+    assert told["filter_packages"] == [("^Apps$", {"*": ["x*"]}), ("^.*$", {"x86_64": ["onlyarm"]})]
     assert told["additional_packages"] == [("^Apps$", {"*": ["app", "libfoo.+", "data"]}), ("^All$", {"*": ["*"]})]
     assert told["gather_lookaside_repos"] == [("^.*$", {"x86_64": ["/srv/goose-1/x86_64"]})]
     assert told["sigkeys"] == ["064b97fd"]
@@ -867,6 +893,32 @@ def test_pungi_groups(site: Site) -> None:
     assert {one.text: one.get("variant") for one in comps.iter("packagereq") if "variant" in one.attrib} == {
         "tips": "All,Three"
     }
+
+
+def test_pungi_without_source_packages(site: Site) -> None:
+    """Where no repository has them they become no media, empty ones."""
+    told = pungi_settings(
+        site,
+        repositories=[{"binary": f"{site.repository}/{{arch}}/os"}],
+        isos=[{"variants": ["BaseOS", "Apps"]}, {"variants": ["Apps"]}],
+    )
+    assert told["extra_isos"]["^BaseOS$"][0]["skip_src"] is True
+    assert dict(told["createiso_skip"])["^Apps$"] == {"*": False, "src": True}
+
+
+def test_pungi_foreign_packages(site: Site, tmp_path: Path) -> None:
+    """A noarch package that mash has left out of an architecture is left out of its variants, too."""
+    made = make(tmp_path / "goose-1", [Spec("setup", noarch=True), Spec("arm", noarch=True), Spec("tool")])
+    shutil.copytree(made / "x86_64", made / "aarch64")
+    (made / "x86_64/os/Packages/arm-1.0-1.noarch.rpm").unlink()
+    for arch in ("x86_64", "aarch64"):
+        createrepo(made / arch / "os")
+    site.repository = made
+    site.configure(arches=["x86_64", "aarch64"], variants={"All": {"everything": True}}, isos=[])
+    assert site.run("1", "Beta", "RC4", "--pungi-config", str(site.top / "pungi")).returncode == 0
+    told: dict[str, Any] = {}
+    exec((site.top / "pungi/pungi.conf").read_text(), {}, told)
+    assert told["filter_packages"] == [("^.*$", {"x86_64": ["arm"]})]
 
 
 def test_pungi_configuration_written(site: Site) -> None:
@@ -922,6 +974,8 @@ def test_pungi(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "pungi-koji takes boot media from lorax alone" in refused(site, 2)
     site.configure(engine="auto", variants={"A": {"packages": ["app"], "recommends": True}}, isos=[])
     assert "recommends is true for A, and" in refused(site, 2)
+    site.configure(engine="auto", arches=["x86_64", "i386"])
+    assert "arches names i386, and pungi-koji follows no requirements" in refused(site, 2)
     site.configure(engine="auto")
     assert "leave --date out" in refused(site, 2, "1", "Beta", "RC5", "--date", "20260101")
 
@@ -946,6 +1000,16 @@ def test_pungi_packages(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "Apps: data-1.0-1.noarch is not there, and is required." in refused(site, 1)
     told.write_text(whole.replace("data-0:1.0-1.noarch", "data-0:9.0-1.noarch"))
     assert "data-0:9.0-1.noarch is in no repository" in refused(site, 1)
+    # It names keys by eight digits, and what it says of them is not believed.
+    told.write_text(whole.replace('"sigkey": null', '"sigkey": "0123abcd"'))
+    site.configure(engine="pungi", sigkeys=["0123abcd"])
+    assert "bash-1.0-1.x86_64 is not signed, and sigkeys wants 0123abcd." in refused(site, 1)
+    site.configure(engine="pungi")
+    # What another architecture's repository has is none of this one's.
+    metadata = json.loads(whole)
+    metadata["payload"]["rpms"]["Apps"]["s390x"] = metadata["payload"]["rpms"]["Apps"].pop("x86_64")
+    told.write_text(json.dumps(metadata))
+    assert "app-0:1.0-1.x86_64 is in no repository of s390x" in refused(site, 1)
     told.write_text(whole)
     package = programs / "made/compose/Apps/x86_64/os/Packages/d/data-1.0-1.noarch.rpm"
     package.write_bytes(package.read_bytes()[:-1] + b"x")
@@ -957,27 +1021,86 @@ def test_pungi_packages(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert "no such tool" in refused(site, 5), "the log that pungi points to goes away"
 
 
+def test_pungi_does_not_name_what_is_damaged(site: Site, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it fails, the packages that are damaged are named as by the embedded engine, and so is the status."""
+    package = damaged(site, tmp_path) / "x86_64/os/Packages/app-1.0-1.x86_64.rpm"
+    programs = site.top / "bin"
+    programs.mkdir()
+    (programs / "pungi-koji").write_text("#!/bin/sh\necho '[ERROR   ] Some packages have incorrect checksum'\nexit 1\n")
+    (programs / "pungi-koji").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    site.configure(engine="pungi")
+    assert "have incorrect checksum" in refused(site, 5)
+    package.write_bytes(package.read_bytes()[:-1] + b"x")
+    said = refused(site, 1)
+    assert "app-1.0-1.x86_64 is damaged:" in said and "incorrect checksum" not in said
+
+
+def test_pungi_ends_with_the_program(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Killed, it leaves no pungi-koji that goes on composing into the next run's directories."""
+    made = site.told("1", "Beta", "RC4", "--date", "20260101")
+    programs = site.top / "bin"
+    programs.mkdir()
+    shutil.copytree(made["path"], programs / "made")
+    number = programs / "number"
+    (programs / "pungi-koji").write_text(
+        f"#!/bin/sh\necho $$ $TMPDIR >{number}.new\nmv {number}.new {number}\nexec sleep 60\n"
+    )
+    (programs / "pungi-koji").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    site.configure(engine="pungi")
+    running = subprocess.Popen(site.words("1", "Beta", "RC5"), stderr=subprocess.DEVNULL, env=env())
+    deadline = time.monotonic() + 30
+    while not number.exists():
+        assert time.monotonic() < deadline and running.poll() is None
+        time.sleep(0.05)
+    running.kill()
+    running.wait()
+    pid, temporary = number.read_text().split()
+    assert temporary.startswith(f"{site.output}/.compose/staging/"), "what it leaves there goes away with the rest"
+    while Path(f"/proc/{pid}").exists():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    (programs / "pungi-koji").write_text(FAKE)
+    assert site.told("1", "Beta", "RC5")["result"] == "published"
+    assert os.listdir(site.output / ".compose") == ["lock"]
+
+
+def test_pungi_knows_the_systems_authorities_alone(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that only `ca` vouches for is one that pungi's dnf fails at, and does not say why."""
+    words = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2"]
+    words += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
+    pair = [str(site.top / name) for name in ("ca.crt", "ca.key")]
+    subprocess.run([*words, "-out", pair[0], "-keyout", pair[1]], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(*pair)
+    programs = site.top / "bin"
+    programs.mkdir()
+    (programs / "pungi-koji").write_text("#!/bin/sh\nexit 3\n")
+    (programs / "pungi-koji").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{programs}:{os.environ['PATH']}")
+    with serving(site.repository, context) as port:
+        base = f"https://localhost:{port}"
+        site.configure(
+            engine="pungi",
+            ca=pair[0],
+            repositories=[{"binary": f"{base}/{{arch}}/os", "source": f"{base}/source/SRPMS"}],
+        )
+        said = refused(site, 5)
+        assert f"{base}/x86_64/os/repodata/repomd.xml cannot be read: " in said
+        assert "pungi-koji knows the system's CAs alone: add the server's to them, or set engine to embedded." in said
+        monkeypatch.setenv("SSL_CERT_FILE", pair[0])
+        assert "ended with status 3" in refused(site, 5), "one that the system knows"
+
+
 # Repositories by URL
 
 
 @pytest.fixture
 def served(repository: Path) -> Iterator[str]:
     """The repository over HTTP."""
-    import functools
-    import http.server
-    import threading
-
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *words: Any) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(
-        ("127.0.0.1", 0), functools.partial(Quiet, directory=str(repository))
-    )
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_address[1]}"
-    server.shutdown()
-    server.server_close()
+    with serving(repository) as port:
+        yield f"http://127.0.0.1:{port}"
 
 
 def test_by_url(site: Site, served: str) -> None:
