@@ -312,7 +312,8 @@ def _place(
 def _copy(rpm: Rpm, target: str, checksum: str, hashtype: str) -> None:
     found = hashlib.new(hashtype)
     try:
-        with open(rpm.path, "rb") as source, open(target, "wb") as stream:
+        # Never onto what is there, which may be a link to a package of Koji's.
+        with open(rpm.path, "rb") as source, open(target, "xb") as stream:
             while data := source.read(_CHUNK):
                 found.update(data)
                 stream.write(data)
