@@ -178,8 +178,14 @@ def test_files_stay_inside_the_root(tmp_path):
         root._write("/../x", "x")
 
 
-def test_it_says_what_it_is():
+def test_it_says_what_it_is(tmp_path):
+    """In every log, for none may be empty: the hub wants the build.log of an image, which is made by --chroot."""
     assert "embedded stand-in, not the real mock" in mock.NOTICE
+    settings = mock.settings({**mock.parse_config(CONFIG), "basedir": str(tmp_path)})
+    request = mock.parse_request([*R, "--resultdir", str(tmp_path / "result"), "--chroot", "--", "true"])
+    mock.BuildRoot(settings, request, (os.getuid(), os.getgid())).open()
+    for name in ("root", "build", "state"):
+        assert mock.NOTICE in (tmp_path / f"result/{name}.log").read_text()
 
 
 def test_kojids_own_writer_is_understood():

@@ -56,8 +56,12 @@ while [ $# -gt 0 ]; do
     esac
     shift 2
 done
-grep -q '^repo .*-build/[0-9]*/x86_64' "$ks" || { echo "the kickstart has no repository of Koji's" >&2; exit 3; }
-if grep -q elsewhere "$ks"; then echo "the kickstart has another repository" >&2; exit 4; fi
+repositories=$(while read -r word rest; do if [ "$word" = repo ]; then echo "$rest"; fi; done <"$ks")
+case $repositories in
+    *elsewhere*) echo "the kickstart has another repository" >&2; exit 3 ;;
+    *-build/*/x86_64) ;;
+    *) echo "the kickstart has no repository of Koji's" >&2; exit 4 ;;
+esac
 mkdir -p "$(dirname "$log")"
 cp "$ks" "$log"
 """
@@ -160,7 +164,7 @@ def source(lab: labs.Lab, hub: Hub, koji: Client, missing: list[str]) -> Iterato
     # An image's list of packages names what Koji has.
     (release,) = hub("listTagged", TARGET, package="goose-release", latest=True, inherit=True)
     koji("download-build", "--arch=noarch", "--noprogress", release["nvr"], cwd=here)
-    package = sorted(path.name for path in here.glob("*.noarch.rpm"))[0]
+    (package,) = (path.name for path in here.glob("goose-release-*.noarch.rpm"))
     (here / "live.ks").write_text(KICKSTART)
     version = int(time.time())
     others = [name for name in missing if name not in PROGRAMS]
@@ -199,8 +203,8 @@ def test_live_medium_from_git(source: str, lab: labs.Lab, hub: Hub, koji: Client
     nvr = f"lab-live-1-{release}"
     assert nvr in {build["nvr"] for build in hub("listTagged", TARGET, package="lab-live")}
     (archive,) = archives(hub, nvr)
-    there = lab.need_role("koji.hub").root / f"mnt/koji/packages/lab-live/1/{release}/images/{archive['filename']}"
-    content = there.read_bytes()
+    built = lab.record.root / f"volumes/koji/packages/lab-live/1/{release}"
+    content = (built / "images" / archive["filename"]).read_bytes()
     medium = lab.need_role("scm.client").root / f"var/tmp/lab-tests/{TOOLS}/medium.iso"
     assert content == medium.read_bytes()
     assert len(content) == archive["size"]
@@ -208,7 +212,7 @@ def test_live_medium_from_git(source: str, lab: labs.Lab, hub: Hub, koji: Client
     assert hashlib.new(kind, content).hexdigest() == archive["checksum"]
     assert [rpm["name"] for rpm in hub("listRPMs", imageID=archive["id"])] == ["goose-release"]
     # The manifest names the medium's one file, the log is the kickstart as the tool had it.
-    logs = there.parents[1] / "data/logs/image"
+    logs = built / "data/logs/image"
     assert "OS_RELEASE" in (logs / "manifest.log").read_text().upper().replace("-", "_")
     assert f"/repos/{TARGET}-build/" in (logs / "livecd.log").read_text()
 
@@ -224,13 +228,14 @@ def test_live_media(source: str, hub: Hub, koji: Client, builder: str, lab: labs
     assert child["host"] == builder
     (archive,) = archives(hub, f"lab-media-1-{release}")
     assert archive["filename"] == f"lab-media-x86_64-1-{release}.iso"
-    logs = lab.need_role("koji.hub").root / f"mnt/koji/packages/lab-media/1/{release}/data/logs/image"
+    logs = lab.record.root / f"volumes/koji/packages/lab-media/1/{release}/data/logs/image/x86_64"
     assert f'url --url="{tree}"' in (logs / "livemedia-out.log").read_text()
 
 
 def test_appliance_from_pillar(source: str, lab: labs.Lab, hub: Hub, koji: Client, local: str, builder: str) -> None:
     """A scratch image, of a kickstart that pillar has."""
-    task = submitted(koji, "spin-appliance", "--scratch", "lab-cloud", "1", TARGET, "x86_64", local)
+    words = ["--scratch", "--release=1", "lab-cloud", "1", TARGET, "x86_64", local]
+    task = submitted(koji, "spin-appliance", *words)
     assert hub.wait_for_task(task) == "CLOSED"
     child = of_image(hub, task, "createAppliance")
     assert child["host"] == builder
@@ -244,9 +249,9 @@ def test_wrong_kickstart(source: str, hub: Hub, koji: Client, tmp_path: Path) ->
     wrong.write_text(KICKSTART.replace("rootpw --lock", "rootpw --lick"))
     task = submitted(koji, "spin-livecd", "--scratch", "lab-live", "1", TARGET, "x86_64", str(wrong))
     assert hub.wait_for_task(task) == "FAILED"
-    said = koji.run("taskinfo", "-r", "-v", str(task)).stdout + koji.run("watch-task", str(task)).stdout
-    assert "lick" in said
-    assert re.search(r"line 2\b|on line 2|2:", said)
+    said = koji.run("watch-task", str(task)).stdout
+    assert "occurred on line 2 of the kickstart file" in said
+    assert "rootpw" in said
 
 
 def test_unpermitted(lab: labs.Lab) -> None:
