@@ -181,10 +181,9 @@ def source(lab: labs.Lab, hub: Hub, koji: Client, missing: list[str]) -> Iterato
     assert hub.wait_for_task(task) == "CLOSED"
     (build,) = hub("listBuilds", taskID=task)
     try:
-        for _ in range(4):
-            # The client's own patience ends before a repository's.
-            if not koji.run("wait-repo", f"{TARGET}-build", f"--build={build['nvr']}", "--timeout=2").returncode:
-                break
+        # The client's own patience ends before a repository's.
+        wait = ["wait-repo", f"{TARGET}-build", f"--build={build['nvr']}", "--timeout=2"]
+        assert any(koji.run(*wait).returncode == 0 for _ in range(4)), "Koji made no repository with the tools"
         yield url
     finally:
         # Nobody else builds with these.
