@@ -117,6 +117,15 @@ def forgotten(
     assert unsigned(sign) == []
 
 
+def some_signed(rpms: dict[str, dict[str, Any]], hub: Hub, key_id: str) -> None:
+    """Wait until Koji has some of the signatures."""
+
+    def some() -> bool:
+        return any(hub("queryRPMSigs", rpm_id=rpm["id"], sigkey=key_id) for rpm in rpms.values())
+
+    wait_for(some, "some RPMs to be signed", 60)
+
+
 def names(nevras: list[str]) -> set[str]:
     """Without epochs, which file names have not got either."""
     return {re.sub(r"-\d+:", "-", nevra) for nevra in nevras}
@@ -241,12 +250,7 @@ def test_two_at_once(forgotten: list[str], sign: Signing) -> None:
 def test_killed(forgotten: list[str], sign: Signing, rpms: dict[str, dict[str, Any]], hub: Hub, key_id: str) -> None:
     """With -9, while the first batches are signed and written; the next run does what is left, and that alone."""
     process = sign.start(KEY, "--sigul-batch-size", "4")
-
-    def some() -> bool | None:
-        signed = [rpm for rpm in rpms.values() if hub("queryRPMSigs", rpm_id=rpm["id"], sigkey=key_id)]
-        return len(signed) > 2 or None
-
-    wait_for(some, "some RPMs to be signed", 60)
+    some_signed(rpms, hub, key_id)
     sign.host.run(["pkill", "-9", "-f", f"{PROGRAMS}/sigulsign_unsigned.py"], check=False)
     sign.end(process)
     left = unsigned(sign)
@@ -256,13 +260,19 @@ def test_killed(forgotten: list[str], sign: Signing, rpms: dict[str, dict[str, A
     assert names(run.result["signed"]) == names(left)
 
 
-def test_hub_goes_away(forgotten: list[str], sign: Signing, lab: labs.Lab) -> None:
+def test_hub_goes_away(
+    forgotten: list[str], sign: Signing, rpms: dict[str, dict[str, Any]], hub: Hub, key_id: str, lab: labs.Lab
+) -> None:
     """Half-way through: the status says Koji, and the next run completes."""
     hub_host = lab.need_role("koji.hub")
     process = sign.start(KEY, "--sigul-batch-size", "2")
-    wait_for(lambda: len(unsigned(sign)) < len(forgotten) or None, "some RPMs to be signed", 60)
-    hub_host.run(["systemctl", "stop", "apache2"])
+    some_signed(rpms, hub, key_id)
+    # It stands still until there is no hub, or it could be at its end before.
+    signing = ["-f", f"{PROGRAMS}/sigulsign_unsigned.py"]
+    sign.host.run(["pkill", "-STOP", *signing])
     try:
+        hub_host.run(["systemctl", "stop", "apache2"])
+        sign.host.run(["pkill", "-CONT", *signing])
         run = sign.end(process)
     finally:
         hub_host.run(["systemctl", "start", "apache2"])
