@@ -19,6 +19,7 @@ from typing import Any
 import pytest
 
 import rpkg_client
+from estate import kill_uploads
 from goose.lab import client as lab_client
 from goose.lab import lab as labs
 from goose.lab.host import Host
@@ -291,8 +292,7 @@ def test_killed(lab: labs.Lab, cache: Host, post: Post, alice: Path, path: Path)
         sender = threading.Thread(target=post, args=(alice, body))
         sender.start()
         threading.Event().wait(0.15)
-        # By its process group's name in Apache; these are the host's own processes.
-        cache.run(["sh", "-c", "kill -9 $(grep -lz '^lookaside' /proc/[0-9]*/cmdline | cut -d/ -f3)"], check=False)
+        kill_uploads(cache)
         sender.join()
         try:
             with get(lab, "killed.tgz", sha512(content)) as answer:

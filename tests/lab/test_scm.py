@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from estate import ended, start_on
+from estate import ended, kill_uploads, start_on
 from goose import srpm
 from goose.lab import lab as labs
 from koji_client import BUILD_STATES, Client, Hub, wait_for
@@ -197,7 +197,7 @@ def test_upload_that_its_server_does_not_end(
         return any(path.stat().st_size > 1 << 20 for path in (store / "incoming").iterdir())
 
     wait_for(comes_in, "the archive to come in", 60, pause=0.01)
-    cache.run(["sh", "-c", "kill -9 $(grep -lz '^lookaside' /proc/[0-9]*/cmdline | cut -d/ -f3)"], check=False)
+    kill_uploads(cache)
     status, said = ended(sender)
     there = list((store / "archives/rpms" / name / "big.tar").rglob("big.tar"))
     assert status == 0, said

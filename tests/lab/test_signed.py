@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -117,11 +118,12 @@ def forgotten(
     assert unsigned(sign) == []
 
 
-def some_signed(rpms: dict[str, dict[str, Any]], hub: Hub, key_id: str) -> None:
-    """Wait until Koji has some of the signatures."""
+def some_signed(rpms: dict[str, dict[str, Any]], hub: Hub, key_id: str, least: int = 1) -> None:
+    """Wait until Koji has ``least`` of the signatures."""
 
     def some() -> bool:
-        return any(hub("queryRPMSigs", rpm_id=rpm["id"], sigkey=key_id) for rpm in rpms.values())
+        signed = (rpm for rpm in rpms.values() if hub("queryRPMSigs", rpm_id=rpm["id"], sigkey=key_id))
+        return len(list(islice(signed, least))) == least
 
     wait_for(some, "some RPMs to be signed", 60)
 
@@ -250,7 +252,7 @@ def test_two_at_once(forgotten: list[str], sign: Signing) -> None:
 def test_killed(forgotten: list[str], sign: Signing, rpms: dict[str, dict[str, Any]], hub: Hub, key_id: str) -> None:
     """With -9, while the first batches are signed and written; the next run does what is left, and that alone."""
     process = sign.start(KEY, "--sigul-batch-size", "4")
-    some_signed(rpms, hub, key_id)
+    some_signed(rpms, hub, key_id, 3)
     sign.host.run(["pkill", "-9", "-f", f"{PROGRAMS}/sigulsign_unsigned.py"], check=False)
     sign.end(process)
     left = unsigned(sign)
